@@ -1,0 +1,181 @@
+"""Put PAM into a Supabase project's database, bring it up to date, and take it away without a trace."""
+
+import hashlib
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import tuple_row
+
+MIGRATIONS = Path(__file__).parent.parent / "supabase" / "migrations"
+LOGINS = ("pam_worker", "pam_agent_sql", "pam_sweeper")
+_LOCK = 7_203_117
+
+Progress = Callable[[str], None]
+
+
+class InstallationRefused(Exception):
+    """The database is not in a state that PAM can work on; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Migration:
+    """One file of supabase/migrations."""
+
+    version: str
+    name: str
+    text: str
+
+    @property
+    def sha256(self) -> str:
+        """The digest that the history keeps, so that an edited file is noticed."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def read_migrations(folder: Path = MIGRATIONS) -> list[Migration]:
+    """All migrations in order."""
+    found = []
+    for path in sorted(folder.glob("*.sql")):
+        version, _, name = path.stem.partition("_")
+        found.append(Migration(version, name, path.read_text()))
+    return found
+
+
+async def _applied(connection: psycopg.AsyncConnection) -> dict[str, str] | None:
+    """Versions and digests of PAM's own history; None when PAM is not there."""
+    async with connection.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute("select to_regnamespace('pam') is not null, to_regclass('pam_private.migrations') is not null")
+        has_schema, has_history = await cursor.fetchone() or (False, False)
+        if not has_schema:
+            return None
+        if not has_history:
+            raise InstallationRefused("this database has a schema `pam` that is not PAM's: rename it, or choose another database")
+        await cursor.execute("select version, sha256 from pam_private.migrations")
+        return {str(version): str(digest) for version, digest in await cursor.fetchall()}
+
+
+async def install(dsn: str, *, migrations: list[Migration] | None = None, progress: Progress = lambda line: None) -> list[str]:
+    """Apply what is missing, each migration in a transaction of its own; answers the versions applied.
+
+    Installing and upgrading are the same act, and safe to repeat. A project whose migrations came by the Supabase CLI is
+    adopted: its history says what is there. Raises InstallationRefused when an applied file was edited.
+    """
+    migrations = read_migrations() if migrations is None else migrations
+    done: list[str] = []
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        await connection.execute("select pg_advisory_lock(%s)", [_LOCK])
+        await _check_platform(connection)
+        applied = await _applied(connection)
+        if applied == {}:
+            applied = await _adopt(connection, migrations)
+        for migration in migrations:
+            recorded = (applied or {}).get(migration.version)
+            if recorded == migration.sha256:
+                continue
+            if recorded is not None:
+                raise InstallationRefused(
+                    f"migration {migration.version} was applied with another text: a landed migration is never edited, "
+                    "restore the file or write a new migration"
+                )
+            progress(f"{migration.version} {migration.name.replace('_', ' ')}")
+            try:
+                async with connection.transaction():
+                    await connection.execute("set local search_path = ''")
+                    await connection.execute(migration.text.encode())
+                    await _record(connection, migration)
+            except psycopg.Error as error:
+                raise InstallationRefused(f"migration {migration.version} failed and was rolled back: {error}") from error
+            done.append(migration.version)
+    return done
+
+
+async def _check_platform(connection: psycopg.AsyncConnection) -> None:
+    """PAM stands on Auth and Realtime: say so before half of it is installed."""
+    async with connection.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(
+            "select to_regprocedure('auth.uid()') is not null, to_regclass('realtime.messages') is not null,"
+            " (select rolcreaterole or rolsuper from pg_catalog.pg_roles where rolname = current_user)"
+        )
+        row = await cursor.fetchone()
+    has_auth, has_realtime, may_create_roles = row or (False, False, False)
+    if not (has_auth and has_realtime):
+        raise InstallationRefused("this is no Supabase project's database: schema auth or realtime is missing")
+    if not may_create_roles:
+        raise InstallationRefused("this login may not create roles: connect as `postgres`, the project's owner")
+
+
+async def _record(connection: psycopg.AsyncConnection, migration: Migration) -> None:
+    await connection.execute(
+        "insert into pam_private.migrations (version, name, sha256) values (%s, %s, %s)",
+        [migration.version, migration.name, migration.sha256],
+    )
+
+
+async def _adopt(connection: psycopg.AsyncConnection, migrations: list[Migration]) -> dict[str, str]:
+    """Take over the history of a project where the Supabase CLI applied PAM's migrations."""
+    async with connection.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute("select to_regclass('supabase_migrations.schema_migrations') is not null")
+        row = await cursor.fetchone()
+        known: set[str] = set()
+        if row and row[0]:
+            await cursor.execute("select version from supabase_migrations.schema_migrations")
+            known = {str(version) for (version,) in await cursor.fetchall()}
+    async with connection.transaction():
+        for migration in migrations:
+            if migration.version in known:
+                await _record(connection, migration)
+    return {m.version: m.sha256 for m in migrations if m.version in known}
+
+
+async def set_webhook(dsn: str, *, url: str, secret: str) -> None:
+    """Tell the database where queued runs are announced, and with which key."""
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        for name, value in (("webhook_url", url), ("webhook_secret", secret)):
+            await connection.execute(
+                "insert into pam_private.settings (name, value) values (%s, %s)"
+                " on conflict (name) do update set value = excluded.value",
+                [name, value],
+            )
+
+
+async def set_passwords(dsn: str, passwords: dict[str, str] | None = None) -> dict[str, str]:
+    """Give PAM's logins their passwords (new ones unless given); answers login → password."""
+    chosen = passwords or {login: secrets.token_urlsafe(24) for login in LOGINS}
+    async with await psycopg.AsyncConnection.connect(dsn) as connection:
+        for login, password in chosen.items():
+            await connection.execute(sql.SQL("alter role {} password {}").format(sql.Identifier(login), sql.Literal(password)))
+    return chosen
+
+
+async def uninstall(dsn: str) -> list[str]:
+    """Take PAM away: its schemas, its policies on opened tables and on Realtime, its roles where no other database uses them.
+
+    Answers what could not be removed, one sentence each.
+    """
+    left: list[str] = []
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        await connection.execute("select pg_advisory_lock(%s)", [_LOCK])
+        if await _applied(connection) is None:
+            return left
+        async with connection.transaction():
+            await connection.execute("select pam.close_to_agent(o.table_id) from pam_private.opened_tables o")
+            await connection.execute('drop policy if exists "pam: people watch the runs of their organisations" on realtime.messages')
+            await connection.execute("drop schema pam, pam_worker, pam_private cascade")
+            await connection.execute(
+                "do $$ declare s text; begin for s in select n.nspname from pg_catalog.pg_namespace n,"
+                " lateral aclexplode(n.nspacl) a where a.grantee = 'pam_agent'::regrole loop"
+                " execute format('revoke usage on schema %I from pam_agent', s); end loop; end $$"
+            )
+            await connection.execute(
+                "do $$ begin if to_regclass('supabase_migrations.schema_migrations') is not null then"
+                " delete from supabase_migrations.schema_migrations where name like 'pam\\_%'; end if; end $$"
+            )
+        for role in (*LOGINS, "pam_agent"):
+            try:
+                await connection.execute(sql.SQL("drop role if exists {}").format(sql.Identifier(role)))
+            except psycopg.errors.DependentObjectsStillExist:
+                left.append(f"role {role} stays: another database of this cluster uses it")
+    return left

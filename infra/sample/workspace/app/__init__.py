@@ -1,0 +1,1 @@
+"""The tracker's service: one module for each noun, and main.py with the routes."""

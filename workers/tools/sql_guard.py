@@ -1,0 +1,377 @@
+"""The parser layer for SQL that a model wrote: one SELECT-like statement of known parts, or a sentence why not.
+
+This is the second layer. Tenants are kept apart by the transaction-bound identity, not by this file; the guard is
+first against what the binding cannot stop: resource bombs, functions with effects, catalogs, other sessions' text.
+It judges the tree that PostgreSQL's own grammar (libpg_query, PG 18) makes, so quoted, qualified, commented and
+Unicode-escaped spellings are one spelling. What it does not know, it refuses: node types, functions, operators,
+types. It cannot see the catalog, therefore two things stay with its caller. Statements need timeouts and caps:
+recursive CTEs, cross joins and `||` over CTEs are allowed and can grow. And `u.f` on a table may call the team's own
+function f(users), as PostgREST's computed fields do: `attributes` lists such names for a look into pg_proc.
+Run `CheckedStatement.sql` over the extended protocol only, with `standard_conforming_strings` on.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import postgast
+from google.protobuf.message import DecodeError, Message
+from postgast import pg_query_pb2 as pg
+
+from workers.tools.sql_functions import FUNCTIONS, OPERATORS, TYPES, excess, last_name
+
+MAX_CHARACTERS = 100_000
+MAX_BRACKETS = 200
+# The C parser recurses once per level of the tree; 1,000 levels need about 1.2 MB of stack, measured.
+MAX_CHAIN = 1_000
+MAX_PARAMETERS = 1_000
+MAX_TYPE_LENGTH = 10_000
+
+_NODES = frozenset(
+    """SelectStmt WithClause CommonTableExpr CTESearchClause CTECycleClause ResTarget ColumnRef A_Star A_Indices
+    A_Indirection A_ArrayExpr A_Const A_Expr Integer Float Boolean String BitString List ParamRef BoolExpr NullTest
+    BooleanTest CaseExpr CaseWhen CoalesceExpr MinMaxExpr RowExpr SubLink GroupingFunc GroupingSet TypeCast TypeName
+    CollateClause FuncCall NamedArgExpr SQLValueFunction SortBy WindowDef Alias RangeVar RangeSubselect RangeFunction
+    RangeTableSample JoinExpr ColumnDef JsonFormat JsonReturning JsonOutput JsonValueExpr JsonArgument JsonBehavior
+    JsonIsPredicate JsonFuncExpr JsonParseExpr JsonScalarExpr JsonSerializeExpr JsonKeyValue JsonObjectConstructor
+    JsonArrayConstructor JsonArrayQueryConstructor JsonAggConstructor JsonObjectAgg JsonArrayAgg JsonTable
+    JsonTableColumn JsonTablePathSpec""".split()
+)
+_REFUSED_NODES = {
+    "IntoClause": "SELECT INTO makes a table; read the rows instead, or propose a migration with supabase_migrate",
+    "LockingClause": "FOR UPDATE and FOR SHARE lock rows; leave the locking clause out",
+    "RangeTableFunc": "XMLTABLE is not available; work on json instead",
+    "XmlExpr": "XML functions are not available; work on json instead",
+    "XmlSerialize": "XML functions are not available; work on json instead",
+}
+_ADVICE = {
+    "ExplainStmt": "EXPLAIN is an option of the tool: send the bare SELECT and set explain",
+    "VariableSetStmt": "settings cannot be changed here; leave SET out",
+    "VariableShowStmt": "settings cannot be read here; leave SHOW out",
+    "TransactionStmt": "the tool opens and closes the transaction itself; send only the SELECT",
+}
+_WRITES = frozenset({"InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"})
+_CLOSED_SCHEMAS = re.compile(
+    r"(pg_.*|_.*|information_schema|auth|storage|vault|realtime|net|extensions|supabase_.*|graphql.*|cron|pgsodium.*"
+    r"|pgbouncer|pam|pam_worker|pam_private)\Z",
+    re.DOTALL,
+)
+_CLOCKS = frozenset(
+    """SVFOP_CURRENT_DATE SVFOP_CURRENT_TIME SVFOP_CURRENT_TIME_N SVFOP_CURRENT_TIMESTAMP SVFOP_CURRENT_TIMESTAMP_N
+    SVFOP_LOCALTIME SVFOP_LOCALTIME_N SVFOP_LOCALTIMESTAMP SVFOP_LOCALTIMESTAMP_N""".split()
+)
+_EXTENSION_TYPES = frozenset({"vector", "halfvec", "sparsevec", "citext"})
+# Columns that built-in functions name themselves, none of them the name of a built-in function.
+_OUTPUT_COLUMNS = frozenset({"key", "value", "ordinality", "lexeme", "positions", "weights"})
+# Tokens that open no new level of the tree. Everything else counts, so a keyword of tomorrow counts too.
+_FLAT_TOKENS = frozenset(
+    pg.Token.Value(name)
+    for name in """IDENT UIDENT SCONST USCONST ICONST FCONST BCONST XCONST PARAM ASCII_46 ASCII_59 AND OR WHEN THEN
+    SELECT FROM WHERE AS ON BY ASC DESC NULL_P TRUE_P FALSE_P ASCII_41 ASCII_93""".split()
+)
+_COMMENTS = frozenset({pg.Token.Value("SQL_COMMENT"), pg.Token.Value("C_COMMENT")})
+_SET_OPERATIONS = frozenset(pg.Token.Value(name) for name in ("UNION", "INTERSECT", "EXCEPT"))
+_OPENERS, _CLOSERS = frozenset({40, 91}), frozenset({41, 93})
+_COMMA, _SEMICOLON = 44, 59
+
+
+class StatementRefused(Exception):  # noqa: N818 - named as the situation, like every error of this house
+    """The statement may not run; the sentence names the part and what to write instead."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+
+
+@dataclass(frozen=True)
+class CheckedStatement:
+    """A statement that may run.
+
+    sql: the statement alone, without outer comments and semicolon, so that it can be wrapped or explained.
+    parameter_count: the highest n of $n; 1…n are all used.
+    tables: what it reads, in order of appearance, as (schema or None, name), CTEs excluded.
+    attributes: names after a dot, sorted; each is a column, or the call of a function of the team's own.
+    """
+
+    sql: str
+    parameter_count: int
+    tables: tuple[tuple[str | None, str], ...]
+    attributes: tuple[str, ...]
+
+
+def check(sql: str, *, allowed_functions: frozenset[str] = frozenset()) -> CheckedStatement:
+    """Let one SELECT, VALUES, TABLE or set operation of known parts pass.
+
+    allowed_functions: the team's own functions that were opted in, each as `schema.name`.
+    Raises StatementRefused for everything else, whatever the text.
+    """
+    text = _readable(sql)
+    try:
+        bare = _measure(text)
+        tree = postgast.parse(text)
+    except postgast.PgQueryError as error:
+        line = text.encode()[: max(error.cursorpos - 1, 0)].count(b"\n") + 1
+        raise StatementRefused(f"Not valid PostgreSQL, line {line}: {_short(error.message, 200)}.") from error
+    except UnicodeDecodeError as error:  # libpg_query cut its message inside a character
+        raise StatementRefused("Not valid PostgreSQL: correct the syntax.") from error
+    except (DecodeError, RecursionError) as error:
+        raise StatementRefused(
+            "The expressions are nested too deeply or chained too long; split them with CTEs, in (…) or concat(…)."
+        ) from error
+    if len(tree.stmts) != 1:
+        raise StatementRefused(f"Send exactly one statement, not {len(tree.stmts)}; make one call for each.")
+    statement = postgast.unwrap_node(tree.stmts[0].stmt)
+    if not isinstance(statement, pg.SelectStmt):
+        raise StatementRefused(_not_a_select(type(statement).__name__))
+    walk = _Walk(allowed_functions=allowed_functions, function_columns=_function_columns(statement))
+    walk.visit(statement, frozenset())
+    count = max(walk.parameters, default=0)
+    if 0 in walk.parameters or count > MAX_PARAMETERS or len(walk.parameters) != count:
+        raise StatementRefused(f"Number the parameters $1, $2, … without a gap, at most ${MAX_PARAMETERS}.")
+    return CheckedStatement(bare, count, tuple(walk.tables), tuple(sorted(walk.attributes)))
+
+
+def _readable(sql: str) -> str:
+    if len(sql) > MAX_CHARACTERS:
+        raise StatementRefused(
+            f"The statement has {len(sql):,} characters, the limit is {MAX_CHARACTERS:,}; pass values as parameters."
+        )
+    if "\0" in sql:  # C would read up to here and judge another statement than the one that runs
+        raise StatementRefused("The statement holds a NUL character; remove it.")
+    try:
+        sql.encode()
+    except UnicodeEncodeError as error:
+        raise StatementRefused("The statement is not valid Unicode (a lone surrogate); write plain text.") from error
+    return sql
+
+
+def _measure(text: str) -> str:
+    """Bound the depth of the tree from its tokens, before the recursive parser sees it; return the bare statement.
+
+    A level of the tree takes a bracket or a token outside _FLAT_TOKENS. A comma begins a new expression, but a
+    chain of set operations goes on across it.
+    """
+    tokens = [token for token in postgast.scan(text).tokens if token.token not in _COMMENTS]
+    levels: list[list[int]] = [[0, 0]]  # per open bracket: set operations, other tokens since the last comma
+    total = 0
+    for token in tokens:
+        kind = token.token
+        if kind in _CLOSERS and len(levels) > 1:
+            total -= sum(levels.pop())
+        elif kind == _COMMA:
+            total -= levels[-1][1]
+            levels[-1][1] = 0
+        elif kind not in _FLAT_TOKENS:
+            levels[-1][kind not in _SET_OPERATIONS] += 1
+            total += 1
+        if kind in _OPENERS:
+            levels.append([0, 0])
+        if len(levels) - 1 > MAX_BRACKETS:
+            raise StatementRefused(f"Brackets are nested more than {MAX_BRACKETS} deep; split the work with CTEs.")
+        if total > MAX_CHAIN:
+            raise StatementRefused(
+                f"One expression strings together more than {MAX_CHAIN:,} operators and keywords; "
+                "use in (…), any($1) or a VALUES list."
+            )
+    while tokens and tokens[-1].token == _SEMICOLON:
+        tokens.pop()
+    while tokens and tokens[0].token == _SEMICOLON:
+        tokens.pop(0)
+    return text.encode()[tokens[0].start : tokens[-1].end].decode() if tokens else ""
+
+
+def _children(message: Message) -> Iterator[Message]:
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for item in [value] if isinstance(value, Message) else value:
+                child = postgast.unwrap_node(item)
+                if not isinstance(child, pg.Node):  # an empty wrapper stands for "nothing here"
+                    yield child
+
+
+def _function_columns(statement: Message) -> dict[str, frozenset[str]]:
+    """For each alias of a function in FROM, the names that surely are its columns.
+
+    `s.f` on a function's scalar result is the call f(s): `select s.current_setting from unnest(…) s`.
+    Where one alias stands for several functions, only names that all of them have are sure.
+    """
+    columns: dict[str, frozenset[str]] = {}
+    for _, node in postgast.walk(statement):
+        if not isinstance(node, pg.RangeFunction) or not node.functions:
+            continue
+        call = postgast.unwrap_node(node.functions[0].list.items[0])
+        name = last_name(call.funcname) if isinstance(call, pg.FuncCall) else ""
+        alias = node.alias.aliasname or name
+        declared = {column.string.sval for column in node.alias.colnames}
+        declared |= {column.column_def.colname for column in node.coldeflist}
+        sure = frozenset(declared or _OUTPUT_COLUMNS | {alias})
+        columns[alias] = columns[alias] & sure if alias in columns else sure
+    return columns
+
+
+class _Walk:
+    """One pass over the tree: refuses, and gathers tables, parameters and attributes."""
+
+    def __init__(
+        self, *, allowed_functions: frozenset[str], function_columns: dict[str, frozenset[str]]
+    ) -> None:
+        self._allowed_functions = allowed_functions
+        self._function_columns = function_columns
+        self.tables: dict[tuple[str | None, str], None] = {}
+        self.parameters: set[int] = set()
+        self.attributes: set[str] = set()
+
+    def visit(self, node: Message, ctes: frozenset[str]) -> None:
+        kind = type(node).__name__
+        if kind not in _NODES:
+            if kind in _WRITES:
+                raise StatementRefused(f"{_verb(kind)} inside WITH writes; only reading statements may run here.")
+            raise StatementRefused(f"{_REFUSED_NODES.get(kind, f'{kind} is not known to the guard; leave it out')}.")
+        match node:
+            case pg.SelectStmt():
+                ctes = self._with(node, ctes)
+            case pg.RangeVar():
+                self._table(node, ctes)
+            case pg.FuncCall():
+                self._function(node)
+            case pg.RangeFunction():
+                self._function_in_from(node)
+            case pg.ColumnRef():
+                self._column(node)
+            case pg.A_Indirection():
+                self._field(node)
+            case pg.A_Expr():
+                self._operator(node.name)
+            case pg.SubLink():
+                self._operator(node.oper_name)
+            case pg.SortBy():
+                self._operator(node.use_op)
+            case pg.TypeName():
+                self._type(node)
+            case pg.CollateClause():
+                self._builtin_only(node.collname, "collation")
+            case pg.SQLValueFunction():
+                if pg.SQLValueFunctionOp.Name(node.op) not in _CLOCKS:
+                    raise StatementRefused("Names of roles, schemas and databases cannot be read here; leave it out.")
+            case pg.RangeTableSample():
+                self._builtin_only(node.method, "sampling method")
+                if last_name(node.method) not in {"bernoulli", "system"}:
+                    raise StatementRefused("Sample with bernoulli or system.")
+            case pg.ParamRef():
+                self.parameters.add(node.number)
+        for child in _children(node):
+            if not (isinstance(node, pg.SelectStmt) and isinstance(child, pg.WithClause)):
+                self.visit(child, ctes)
+
+    def _with(self, select: pg.SelectStmt, ctes: frozenset[str]) -> frozenset[str]:
+        """Visit the WITH list, each CTE seeing those before it (all of them if recursive); return what the body sees."""
+        if not select.HasField("with_clause"):
+            return ctes
+        items = [item.common_table_expr for item in select.with_clause.ctes]
+        if select.with_clause.recursive:
+            ctes |= {item.ctename for item in items}
+        for item in items:
+            self.visit(item, ctes)
+            ctes |= {item.ctename}
+        return ctes
+
+    def _table(self, table: pg.RangeVar, ctes: frozenset[str]) -> None:
+        schema, name = table.schemaname or None, table.relname
+        if table.catalogname:
+            raise StatementRefused("Name tables as schema.table, without a database.")
+        if schema is not None and _CLOSED_SCHEMAS.match(schema.lower()):
+            raise StatementRefused(
+                f"The schema {_short(schema)} is closed to agents; use the tool's schema introspection, "
+                "or read the team's own tables."
+            )
+        if schema is None and name.lower().startswith("pg_"):
+            raise StatementRefused(f"{_short(name)} looks like a system catalog; use the tool's schema introspection.")
+        if schema is not None or name not in ctes:
+            self.tables[(schema, name)] = None
+
+    def _function(self, call: pg.FuncCall) -> None:
+        names = [part.string.sval for part in call.funcname]
+        shown, name = _short(".".join(names)), names[-1]
+        if len(names) == 1 or (len(names) == 2 and names[0] == "pg_catalog"):
+            if name not in FUNCTIONS:
+                opted = sorted(full for full in self._allowed_functions if full.endswith(f".{name}"))
+                advice = f"write {opted[0]}(…)" if opted and len(names) == 1 else (
+                    "use a plain built-in, or ask for the team's function to be opted in as schema.name"
+                )  # fmt: skip
+                raise StatementRefused(f"The function {shown} is not on the list of allowed functions; {advice}.")
+            fault = excess(name, call.args)
+            if fault:
+                raise StatementRefused(f"{fault}.")
+        elif len(names) != 2 or ".".join(names) not in self._allowed_functions:
+            raise StatementRefused(
+                f"The function {shown} has not been opted in for agents; ask for it, or query without it."
+            )
+
+    def _function_in_from(self, node: pg.RangeFunction) -> None:
+        for item in node.functions:
+            if not isinstance(postgast.unwrap_node(item.list.items[0]), pg.FuncCall):
+                raise StatementRefused("FROM takes tables, subqueries and functions; put other expressions in SELECT.")
+
+    def _column(self, column: pg.ColumnRef) -> None:
+        names = [field.string.sval for field in column.fields if field.HasField("string")]
+        if len(column.fields) < 2 or len(names) != len(column.fields):
+            return
+        qualifier, name = names[-2:]
+        if name not in self._function_columns.get(qualifier, {name}):
+            raise StatementRefused(
+                f"{_short(f'{qualifier}.{name}')} could be a function call; name the columns of the function in "
+                f"FROM, as in {_short(qualifier)}(column), and give each such alias once."
+            )
+        self.attributes.add(name)
+
+    def _field(self, node: pg.A_Indirection) -> None:
+        """`(x).f` calls f(x) if x has no field f, so only names that no built-in bears may follow brackets."""
+        for step in node.indirection:
+            if step.HasField("string"):
+                name = step.string.sval
+                if name not in _OUTPUT_COLUMNS:
+                    raise StatementRefused(
+                        f"(…).{_short(name)} could be a function call; write to_jsonb(…) ->> 'field', or name the "
+                        "column in a subquery."
+                    )
+                self.attributes.add(name)
+
+    def _operator(self, names: Message) -> None:
+        parts = [part.string.sval for part in names]  # type: ignore[attr-defined]  # a repeated field
+        if not parts:
+            return
+        if len(parts) > 2 or (len(parts) == 2 and parts[0] != "pg_catalog") or parts[-1] not in OPERATORS:
+            raise StatementRefused(f"The operator {_short('.'.join(parts))} is not a built-in; use one that is.")
+
+    def _type(self, node: pg.TypeName) -> None:
+        names = [part.string.sval for part in node.names]
+        known = names[-1] in TYPES and (len(names) == 1 or names[:-1] == ["pg_catalog"])
+        known = known or (names[:-1] == ["extensions"] and names[-1] in _EXTENSION_TYPES)
+        if not known or node.setof or node.pct_type:
+            raise StatementRefused(
+                f"The type {_short('.'.join(names))} may not be cast to; compare with a plain literal ('open'), whose "
+                "type PostgreSQL infers, or cast to a built-in type."
+            )
+        lengths = [item.a_const.ival.ival for item in node.typmods]
+        if names[-1] != "interval" and any(length > MAX_TYPE_LENGTH for length in lengths):
+            raise StatementRefused(f"A type's length may be at most {MAX_TYPE_LENGTH:,}.")
+
+    def _builtin_only(self, names: Message, what: str) -> None:
+        parts = [part.string.sval for part in names]  # type: ignore[attr-defined]  # a repeated field
+        if len(parts) > 2 or (len(parts) == 2 and parts[0] != "pg_catalog"):
+            raise StatementRefused(f"The {what} {_short('.'.join(parts))} is not a built-in; use one that is.")
+
+
+def _not_a_select(kind: str) -> str:
+    if kind in _WRITES:
+        return f"{_verb(kind)} writes; only one reading statement (SELECT, WITH, VALUES) may run here."
+    advice = _ADVICE.get(kind, "changes of the schema go through supabase_migrate, data is read with SELECT")
+    return f"Only one reading statement (SELECT, WITH, VALUES) may run here, not {_verb(kind)}; {advice}."
+
+
+def _verb(kind: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind.removesuffix("Stmt")).upper()
+
+
+def _short(text: str, limit: int = 63) -> str:
+    return text if len(text) <= limit else text[:limit] + "…"
