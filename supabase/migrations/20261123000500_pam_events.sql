@@ -81,7 +81,10 @@ begin
   update pam_private.run_heads h set fence = h.fence + 1, lease_until = null where h.run_id = run.id;
   perform pam_private.append(run,
     case when started then '[]'::jsonb else jsonb_build_array(pam_private.started_event(run)) end
-    || jsonb_build_array(jsonb_build_object('type', 'RUN_ERROR', 'message', sentence, 'code', why, 'timestamp', pam_private.now_ms())));
+    || jsonb_build_array(case outcome
+         when 'cancelled' then jsonb_build_object('type', 'RUN_FINISHED', 'threadId', run.thread_id, 'runId', run.id,
+                                                  'outcome', '{"type": "cancelled"}'::jsonb, 'timestamp', pam_private.now_ms())
+         else jsonb_build_object('type', 'RUN_ERROR', 'message', sentence, 'code', why, 'timestamp', pam_private.now_ms()) end));
   perform pam_private.record(run.org_id, run.user_id, 'run.' || outcome, true, jsonb_build_object('run_id', run.id, 'reason', why));
 end $$;
 comment on function pam_private.end_run is 'End a run without its worker; the fence rises, so a worker that still runs is refused.';

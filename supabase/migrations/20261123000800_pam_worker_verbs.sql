@@ -123,17 +123,32 @@ begin
 end $$;
 comment on function pam_worker.append_events is 'Append events that belong to no other fact; answers the last seq.';
 
+-- Previews share one allowance over all workers, well below what Realtime's smallest plan carries.
+create unlogged table pam_private.preview_meter (
+  second bigint not null,
+  sent int not null
+);
+comment on table pam_private.preview_meter is 'One row: previews sent in the current second, by everybody.';
+insert into pam_private.preview_meter (second, sent) values (0, 0);
+alter table pam_private.preview_meter enable row level security;
+alter table pam_private.preview_meter force row level security;
+
 create function pam_worker.preview_message(run_id uuid, fence bigint, preview jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as
 $$
+declare
+  this_second bigint := extract(epoch from clock_timestamp())::bigint;
 begin
   if not exists (select from pam_private.run_heads h where h.run_id = preview_message.run_id and h.fence = preview_message.fence) then
     raise exception 'fence % of run % is old: another worker holds it, drop the run', preview_message.fence, preview_message.run_id using errcode = 'PM002';
   end if;
+  update pam_private.preview_meter m set second = this_second, sent = case when m.second = this_second then m.sent + 1 else 1 end
+   where m.second <> this_second or m.sent < 50;
+  if not found then return 'false'; end if;
   perform realtime.send(preview, 'preview', 'run:' || preview_message.run_id, true);
-  return 'null';
+  return 'true';
 end $$;
-comment on function pam_worker.preview_message is 'Show text that is still being written: outside the log, first to be dropped.';
+comment on function pam_worker.preview_message is 'Show text that is still being written: outside the log, first to be dropped; answers whether it went out.';
 
 create function pam_worker.record_step(run_id uuid, fence bigint, step jsonb, calls jsonb, events jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as
@@ -224,8 +239,8 @@ declare
   run pam.runs := pam_private.hold(finish_run.run_id, finish_run.fence, still_member => false);
 begin
   if finish_run.status not in ('succeeded', 'failed', 'cancelled')
-     or coalesce(events -> -1 ->> 'type', '') <> (case finish_run.status when 'succeeded' then 'RUN_FINISHED' else 'RUN_ERROR' end) then
-    raise exception 'a run ends with one terminal event: RUN_FINISHED when it succeeded, else RUN_ERROR' using errcode = '22023';
+     or coalesce(events -> -1 ->> 'type', '') <> (case finish_run.status when 'failed' then 'RUN_ERROR' else 'RUN_FINISHED' end) then
+    raise exception 'a run ends with one terminal event: RUN_ERROR when it failed, else RUN_FINISHED' using errcode = '22023';
   end if;
   update pam.tool_calls c set status = case c.status when 'planned' then 'refused' else 'unknown' end::pam.call_status, ended_at = clock_timestamp()
    where c.org_id = run.org_id and c.run_id = run.id and c.status in ('planned', 'started', 'answered');
@@ -301,6 +316,18 @@ begin
   return pam_private.write_file(run.org_id, run.user_id, call, path, decode(content, 'base64'), expected_version);
 end $$;
 comment on function pam_worker.write_file is 'Write a file''s next version for a tool call, once; content as base64.';
+
+create function pam_worker.find_write(run_id uuid, fence bigint, call uuid) returns jsonb
+language plpgsql security definer set search_path = '' as
+$$
+declare
+  run pam.runs := pam_private.hold(find_write.run_id, find_write.fence);
+begin
+  return coalesce((select jsonb_build_object('path', f.path, 'version', v.version)
+    from pam.file_versions v join pam.files f on f.org_id = v.org_id and f.id = v.file_id
+   where v.org_id = run.org_id and v.call_id = find_write.call), 'null');
+end $$;
+comment on function pam_worker.find_write is 'What a tool call wrote before its worker was lost, or null.';
 
 -- Brings stranded, cancelled and expired runs back or to their end, and says what to enqueue. One runner at a time.
 create function pam_worker.sweep_runs(max_runs int default 500) returns jsonb

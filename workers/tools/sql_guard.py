@@ -1,24 +1,39 @@
-"""The parser layer for SQL that a model wrote: one SELECT-like statement of known parts, or a sentence why not.
+"""The parser layer for SQL that a model wrote: one reading statement of known parts, or why not.
 
-This is the second layer. Tenants are kept apart by the transaction-bound identity, not by this file; the guard is
-first against what the binding cannot stop: resource bombs, functions with effects, catalogs, other sessions' text.
-It judges the tree that PostgreSQL's own grammar (libpg_query, PG 18) makes, so quoted, qualified, commented and
-Unicode-escaped spellings are one spelling. What it does not know, it refuses: node types, functions, operators,
-types. It cannot see the catalog, therefore two things stay with its caller. Statements need timeouts and caps:
-recursive CTEs, cross joins and `||` over CTEs are allowed and can grow. And `u.f` on a table may call the team's own
-function f(users), as PostgREST's computed fields do: `attributes` lists such names for a look into pg_proc.
-Run `CheckedStatement.sql` over the extended protocol only, with `standard_conforming_strings` on.
+This is the second layer. Tenants are kept apart by the transaction-bound identity, not by this file; the
+guard is first against what the binding cannot stop: resource bombs, functions with effects, catalogs,
+other sessions' text. It judges the tree that PostgreSQL's own grammar (libpg_query, PG 18) makes, so
+quoted, qualified, commented and Unicode-escaped spellings are one spelling. What it does not know, it
+refuses: node types, functions, operators, types. It cannot see the catalog, therefore two things stay
+with its caller. Statements need timeouts and caps: recursive CTEs, cross joins and `||` over CTEs are
+allowed and can grow. And `u.f` on a table may call the team's own function f(users), as PostgREST's
+computed fields do: `attributes` lists such names for a look into pg_proc. Run `CheckedStatement.sql` over
+the extended protocol only, with `standard_conforming_strings` on.
 """
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 
-import postgast
-from google.protobuf.message import DecodeError, Message
-from postgast import pg_query_pb2 as pg
+from workers.tools.sql_functions import (
+    CLOCK_VALUES,
+    CLOSED_SCHEMAS,
+    EXTENSION_TYPES,
+    FUNCTIONS,
+    OPERATORS,
+    OUTPUT_COLUMNS,
+    TYPES,
+    Node,
+    excess,
+    last_name,
+    pg,
+    postgast,
+    words,
+)
 
-from workers.tools.sql_functions import FUNCTIONS, OPERATORS, TYPES, excess, last_name
+_Message = import_module("google.protobuf.message").Message
+_DecodeError = import_module("google.protobuf.message").DecodeError
 
 MAX_CHARACTERS = 100_000
 MAX_BRACKETS = 200
@@ -27,18 +42,19 @@ MAX_CHAIN = 1_000
 MAX_PARAMETERS = 1_000
 MAX_TYPE_LENGTH = 10_000
 
-_NODES = frozenset(
-    """SelectStmt WithClause CommonTableExpr CTESearchClause CTECycleClause ResTarget ColumnRef A_Star A_Indices
-    A_Indirection A_ArrayExpr A_Const A_Expr Integer Float Boolean String BitString List ParamRef BoolExpr NullTest
-    BooleanTest CaseExpr CaseWhen CoalesceExpr MinMaxExpr RowExpr SubLink GroupingFunc GroupingSet TypeCast TypeName
-    CollateClause FuncCall NamedArgExpr SQLValueFunction SortBy WindowDef Alias RangeVar RangeSubselect RangeFunction
-    RangeTableSample JoinExpr ColumnDef JsonFormat JsonReturning JsonOutput JsonValueExpr JsonArgument JsonBehavior
-    JsonIsPredicate JsonFuncExpr JsonParseExpr JsonScalarExpr JsonSerializeExpr JsonKeyValue JsonObjectConstructor
-    JsonArrayConstructor JsonArrayQueryConstructor JsonAggConstructor JsonObjectAgg JsonArrayAgg JsonTable
-    JsonTableColumn JsonTablePathSpec""".split()
+_NODES = words(
+    """SelectStmt WithClause CommonTableExpr CTESearchClause CTECycleClause ResTarget ColumnRef A_Star
+    A_Indices A_Indirection A_ArrayExpr A_Const A_Expr Integer Float Boolean String BitString List ParamRef
+    BoolExpr NullTest BooleanTest CaseExpr CaseWhen CoalesceExpr MinMaxExpr RowExpr SubLink GroupingFunc
+    GroupingSet TypeCast TypeName CollateClause FuncCall NamedArgExpr SQLValueFunction SortBy WindowDef
+    Alias RangeVar RangeSubselect RangeFunction RangeTableSample JoinExpr ColumnDef JsonFormat JsonReturning
+    JsonOutput JsonValueExpr JsonArgument JsonBehavior JsonIsPredicate JsonFuncExpr JsonParseExpr
+    JsonScalarExpr JsonSerializeExpr JsonKeyValue JsonObjectConstructor JsonArrayConstructor
+    JsonArrayQueryConstructor JsonAggConstructor JsonObjectAgg JsonArrayAgg JsonTable JsonTableColumn
+    JsonTablePathSpec"""
 )
 _REFUSED_NODES = {
-    "IntoClause": "SELECT INTO makes a table; read the rows instead, or propose a migration with supabase_migrate",
+    "IntoClause": "SELECT INTO makes a table; read the rows instead, or propose a supabase_migrate",
     "LockingClause": "FOR UPDATE and FOR SHARE lock rows; leave the locking clause out",
     "RangeTableFunc": "XMLTABLE is not available; work on json instead",
     "XmlExpr": "XML functions are not available; work on json instead",
@@ -51,23 +67,13 @@ _ADVICE = {
     "TransactionStmt": "the tool opens and closes the transaction itself; send only the SELECT",
 }
 _WRITES = frozenset({"InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt"})
-_CLOSED_SCHEMAS = re.compile(
-    r"(pg_.*|_.*|information_schema|auth|storage|vault|realtime|net|extensions|supabase_.*|graphql.*|cron|pgsodium.*"
-    r"|pgbouncer|pam|pam_worker|pam_private)\Z",
-    re.DOTALL,
-)
-_CLOCKS = frozenset(
-    """SVFOP_CURRENT_DATE SVFOP_CURRENT_TIME SVFOP_CURRENT_TIME_N SVFOP_CURRENT_TIMESTAMP SVFOP_CURRENT_TIMESTAMP_N
-    SVFOP_LOCALTIME SVFOP_LOCALTIME_N SVFOP_LOCALTIMESTAMP SVFOP_LOCALTIMESTAMP_N""".split()
-)
-_EXTENSION_TYPES = frozenset({"vector", "halfvec", "sparsevec", "citext"})
-# Columns that built-in functions name themselves, none of them the name of a built-in function.
-_OUTPUT_COLUMNS = frozenset({"key", "value", "ordinality", "lexeme", "positions", "weights"})
 # Tokens that open no new level of the tree. Everything else counts, so a keyword of tomorrow counts too.
 _FLAT_TOKENS = frozenset(
     pg.Token.Value(name)
-    for name in """IDENT UIDENT SCONST USCONST ICONST FCONST BCONST XCONST PARAM ASCII_46 ASCII_59 AND OR WHEN THEN
-    SELECT FROM WHERE AS ON BY ASC DESC NULL_P TRUE_P FALSE_P ASCII_41 ASCII_93""".split()
+    for name in words(
+        """IDENT UIDENT SCONST USCONST ICONST FCONST BCONST XCONST PARAM ASCII_46 ASCII_59 AND OR WHEN THEN
+        SELECT FROM WHERE AS ON BY ASC DESC NULL_P TRUE_P FALSE_P ASCII_41 ASCII_93"""
+    )
 )
 _COMMENTS = frozenset({pg.Token.Value("SQL_COMMENT"), pg.Token.Value("C_COMMENT")})
 _SET_OPERATIONS = frozenset(pg.Token.Value(name) for name in ("UNION", "INTERSECT", "EXCEPT"))
@@ -75,7 +81,7 @@ _OPENERS, _CLOSERS = frozenset({40, 91}), frozenset({41, 93})
 _COMMA, _SEMICOLON = 44, 59
 
 
-class StatementRefused(Exception):  # noqa: N818 - named as the situation, like every error of this house
+class StatementRefused(Exception):
     """The statement may not run; the sentence names the part and what to write instead."""
 
     def __init__(self, sentence: str) -> None:
@@ -105,18 +111,18 @@ def check(sql: str, *, allowed_functions: frozenset[str] = frozenset()) -> Check
     allowed_functions: the team's own functions that were opted in, each as `schema.name`.
     Raises StatementRefused for everything else, whatever the text.
     """
-    text = _readable(sql)
+    _readable(sql)
     try:
-        bare = _measure(text)
-        tree = postgast.parse(text)
+        bare = _measure(sql)
+        tree = postgast.parse(sql)
     except postgast.PgQueryError as error:
-        line = text.encode()[: max(error.cursorpos - 1, 0)].count(b"\n") + 1
+        line = sql.encode()[: max(error.cursorpos - 1, 0)].count(b"\n") + 1
         raise StatementRefused(f"Not valid PostgreSQL, line {line}: {_short(error.message, 200)}.") from error
     except UnicodeDecodeError as error:  # libpg_query cut its message inside a character
         raise StatementRefused("Not valid PostgreSQL: correct the syntax.") from error
-    except (DecodeError, RecursionError) as error:
+    except (_DecodeError, RecursionError) as error:
         raise StatementRefused(
-            "The expressions are nested too deeply or chained too long; split them with CTEs, in (…) or concat(…)."
+            "The expressions are nested too deeply or chained too long; use CTEs, in (…) or concat(…)."
         ) from error
     if len(tree.stmts) != 1:
         raise StatementRefused(f"Send exactly one statement, not {len(tree.stmts)}; make one call for each.")
@@ -131,25 +137,26 @@ def check(sql: str, *, allowed_functions: frozenset[str] = frozenset()) -> Check
     return CheckedStatement(bare, count, tuple(walk.tables), tuple(sorted(walk.attributes)))
 
 
-def _readable(sql: str) -> str:
+def _readable(sql: str) -> None:
     if len(sql) > MAX_CHARACTERS:
         raise StatementRefused(
-            f"The statement has {len(sql):,} characters, the limit is {MAX_CHARACTERS:,}; pass values as parameters."
+            f"The statement has {len(sql):,} characters, the limit is {MAX_CHARACTERS:,}; pass values as $1."
         )
     if "\0" in sql:  # C would read up to here and judge another statement than the one that runs
         raise StatementRefused("The statement holds a NUL character; remove it.")
     try:
         sql.encode()
     except UnicodeEncodeError as error:
-        raise StatementRefused("The statement is not valid Unicode (a lone surrogate); write plain text.") from error
-    return sql
+        raise StatementRefused(
+            "The statement is not valid Unicode (a lone surrogate); write plain text."
+        ) from error
 
 
 def _measure(text: str) -> str:
-    """Bound the depth of the tree from its tokens, before the recursive parser sees it; return the bare statement.
+    """Bound the depth of the tree by its tokens, before the recursive parser runs; return the bare statement.
 
-    A level of the tree takes a bracket or a token outside _FLAT_TOKENS. A comma begins a new expression, but a
-    chain of set operations goes on across it.
+    A level of the tree takes a bracket or a token outside _FLAT_TOKENS. A comma begins a new
+    expression, but a chain of set operations goes on across it.
     """
     tokens = [token for token in postgast.scan(text).tokens if token.token not in _COMMENTS]
     levels: list[list[int]] = [[0, 0]]  # per open bracket: set operations, other tokens since the last comma
@@ -167,29 +174,28 @@ def _measure(text: str) -> str:
         if kind in _OPENERS:
             levels.append([0, 0])
         if len(levels) - 1 > MAX_BRACKETS:
-            raise StatementRefused(f"Brackets are nested more than {MAX_BRACKETS} deep; split the work with CTEs.")
+            raise StatementRefused(
+                f"Brackets are nested more than {MAX_BRACKETS} deep; split the work with CTEs."
+            )
         if total > MAX_CHAIN:
             raise StatementRefused(
                 f"One expression strings together more than {MAX_CHAIN:,} operators and keywords; "
                 "use in (…), any($1) or a VALUES list."
             )
-    while tokens and tokens[-1].token == _SEMICOLON:
-        tokens.pop()
-    while tokens and tokens[0].token == _SEMICOLON:
-        tokens.pop(0)
-    return text.encode()[tokens[0].start : tokens[-1].end].decode() if tokens else ""
+    inner = [token for token in tokens if token.token != _SEMICOLON]
+    return text.encode()[inner[0].start : inner[-1].end].decode() if inner else ""
 
 
-def _children(message: Message) -> Iterator[Message]:
+def _children(message: Node) -> Iterator[Node]:
     for field, value in message.ListFields():
         if field.message_type is not None:
-            for item in [value] if isinstance(value, Message) else value:
+            for item in [value] if isinstance(value, _Message) else value:
                 child = postgast.unwrap_node(item)
                 if not isinstance(child, pg.Node):  # an empty wrapper stands for "nothing here"
                     yield child
 
 
-def _function_columns(statement: Message) -> dict[str, frozenset[str]]:
+def _function_columns(statement: Node) -> dict[str, frozenset[str]]:
     """For each alias of a function in FROM, the names that surely are its columns.
 
     `s.f` on a function's scalar result is the call f(s): `select s.current_setting from unnest(…) s`.
@@ -204,7 +210,7 @@ def _function_columns(statement: Message) -> dict[str, frozenset[str]]:
         alias = node.alias.aliasname or name
         declared = {column.string.sval for column in node.alias.colnames}
         declared |= {column.column_def.colname for column in node.coldeflist}
-        sure = frozenset(declared or _OUTPUT_COLUMNS | {alias})
+        sure = frozenset(declared or OUTPUT_COLUMNS | {alias})
         columns[alias] = columns[alias] & sure if alias in columns else sure
     return columns
 
@@ -221,12 +227,16 @@ class _Walk:
         self.parameters: set[int] = set()
         self.attributes: set[str] = set()
 
-    def visit(self, node: Message, ctes: frozenset[str]) -> None:
+    def visit(self, node: Node, ctes: frozenset[str]) -> None:
         kind = type(node).__name__
         if kind not in _NODES:
             if kind in _WRITES:
-                raise StatementRefused(f"{_verb(kind)} inside WITH writes; only reading statements may run here.")
-            raise StatementRefused(f"{_REFUSED_NODES.get(kind, f'{kind} is not known to the guard; leave it out')}.")
+                raise StatementRefused(
+                    f"{_verb(kind)} inside WITH writes; only reading statements may run here."
+                )
+            raise StatementRefused(
+                f"{_REFUSED_NODES.get(kind, f'{kind} is not known to the guard; leave it out')}."
+            )
         match node:
             case pg.SelectStmt():
                 ctes = self._with(node, ctes)
@@ -251,8 +261,10 @@ class _Walk:
             case pg.CollateClause():
                 self._builtin_only(node.collname, "collation")
             case pg.SQLValueFunction():
-                if pg.SQLValueFunctionOp.Name(node.op) not in _CLOCKS:
-                    raise StatementRefused("Names of roles, schemas and databases cannot be read here; leave it out.")
+                if pg.SQLValueFunctionOp.Name(node.op) not in CLOCK_VALUES:
+                    raise StatementRefused(
+                        "Names of roles, schemas and databases cannot be read here; leave it out."
+                    )
             case pg.RangeTableSample():
                 self._builtin_only(node.method, "sampling method")
                 if last_name(node.method) not in {"bernoulli", "system"}:
@@ -263,8 +275,8 @@ class _Walk:
             if not (isinstance(node, pg.SelectStmt) and isinstance(child, pg.WithClause)):
                 self.visit(child, ctes)
 
-    def _with(self, select: pg.SelectStmt, ctes: frozenset[str]) -> frozenset[str]:
-        """Visit the WITH list, each CTE seeing those before it (all of them if recursive); return what the body sees."""
+    def _with(self, select: Node, ctes: frozenset[str]) -> frozenset[str]:
+        """Visit the WITH list, each CTE seeing those before it (all if recursive); return the scope."""
         if not select.HasField("with_clause"):
             return ctes
         items = [item.common_table_expr for item in select.with_clause.ctes]
@@ -275,30 +287,34 @@ class _Walk:
             ctes |= {item.ctename}
         return ctes
 
-    def _table(self, table: pg.RangeVar, ctes: frozenset[str]) -> None:
+    def _table(self, table: Node, ctes: frozenset[str]) -> None:
         schema, name = table.schemaname or None, table.relname
         if table.catalogname:
             raise StatementRefused("Name tables as schema.table, without a database.")
-        if schema is not None and _CLOSED_SCHEMAS.match(schema.lower()):
+        if schema is not None and CLOSED_SCHEMAS.match(schema.lower()):
             raise StatementRefused(
                 f"The schema {_short(schema)} is closed to agents; use the tool's schema introspection, "
                 "or read the team's own tables."
             )
         if schema is None and name.lower().startswith("pg_"):
-            raise StatementRefused(f"{_short(name)} looks like a system catalog; use the tool's schema introspection.")
+            raise StatementRefused(
+                f"{_short(name)} looks like a system catalog; use the tool's schema introspection."
+            )
         if schema is not None or name not in ctes:
             self.tables[(schema, name)] = None
 
-    def _function(self, call: pg.FuncCall) -> None:
+    def _function(self, call: Node) -> None:
         names = [part.string.sval for part in call.funcname]
         shown, name = _short(".".join(names)), names[-1]
         if len(names) == 1 or (len(names) == 2 and names[0] == "pg_catalog"):
             if name not in FUNCTIONS:
                 opted = sorted(full for full in self._allowed_functions if full.endswith(f".{name}"))
-                advice = f"write {opted[0]}(…)" if opted and len(names) == 1 else (
-                    "use a plain built-in, or ask for the team's function to be opted in as schema.name"
-                )  # fmt: skip
-                raise StatementRefused(f"The function {shown} is not on the list of allowed functions; {advice}.")
+                advice = "use a plain built-in, or ask for the team's function to be opted in as schema.name"
+                if opted and len(names) == 1:
+                    advice = f"write {opted[0]}(…)"
+                raise StatementRefused(
+                    f"The function {shown} is not on the list of allowed functions; {advice}."
+                )
             fault = excess(name, call.args)
             if fault:
                 raise StatementRefused(f"{fault}.")
@@ -307,59 +323,65 @@ class _Walk:
                 f"The function {shown} has not been opted in for agents; ask for it, or query without it."
             )
 
-    def _function_in_from(self, node: pg.RangeFunction) -> None:
+    def _function_in_from(self, node: Node) -> None:
         for item in node.functions:
             if not isinstance(postgast.unwrap_node(item.list.items[0]), pg.FuncCall):
-                raise StatementRefused("FROM takes tables, subqueries and functions; put other expressions in SELECT.")
+                raise StatementRefused(
+                    "FROM takes tables, subqueries and functions; put other expressions in SELECT."
+                )
 
-    def _column(self, column: pg.ColumnRef) -> None:
+    def _column(self, column: Node) -> None:
         names = [field.string.sval for field in column.fields if field.HasField("string")]
         if len(column.fields) < 2 or len(names) != len(column.fields):
             return
         qualifier, name = names[-2:]
         if name not in self._function_columns.get(qualifier, {name}):
             raise StatementRefused(
-                f"{_short(f'{qualifier}.{name}')} could be a function call; name the columns of the function in "
-                f"FROM, as in {_short(qualifier)}(column), and give each such alias once."
+                f"{_short(f'{qualifier}.{name}')} could be a function call; name the columns of the function "
+                f"in FROM, as in {_short(qualifier)}(column), and give each such alias once."
             )
         self.attributes.add(name)
 
-    def _field(self, node: pg.A_Indirection) -> None:
-        """`(x).f` calls f(x) if x has no field f, so only names that no built-in bears may follow brackets."""
+    def _field(self, node: Node) -> None:
+        """`(x).f` calls f(x) if x has no field f, so only names that no built-in bears may follow."""
         for step in node.indirection:
             if step.HasField("string"):
                 name = step.string.sval
-                if name not in _OUTPUT_COLUMNS:
+                if name not in OUTPUT_COLUMNS:
                     raise StatementRefused(
-                        f"(…).{_short(name)} could be a function call; write to_jsonb(…) ->> 'field', or name the "
-                        "column in a subquery."
+                        f"(…).{_short(name)} could be a function call; write to_jsonb(…) ->> 'field', or "
+                        "name the column in a subquery."
                     )
                 self.attributes.add(name)
 
-    def _operator(self, names: Message) -> None:
-        parts = [part.string.sval for part in names]  # type: ignore[attr-defined]  # a repeated field
+    def _operator(self, names: Node) -> None:
+        parts = [part.string.sval for part in names]
         if not parts:
             return
         if len(parts) > 2 or (len(parts) == 2 and parts[0] != "pg_catalog") or parts[-1] not in OPERATORS:
-            raise StatementRefused(f"The operator {_short('.'.join(parts))} is not a built-in; use one that is.")
+            raise StatementRefused(
+                f"The operator {_short('.'.join(parts))} is not a built-in; use one that is."
+            )
 
-    def _type(self, node: pg.TypeName) -> None:
+    def _type(self, node: Node) -> None:
         names = [part.string.sval for part in node.names]
         known = names[-1] in TYPES and (len(names) == 1 or names[:-1] == ["pg_catalog"])
-        known = known or (names[:-1] == ["extensions"] and names[-1] in _EXTENSION_TYPES)
+        known = known or (names[:-1] == ["extensions"] and names[-1] in EXTENSION_TYPES)
         if not known or node.setof or node.pct_type:
             raise StatementRefused(
-                f"The type {_short('.'.join(names))} may not be cast to; compare with a plain literal ('open'), whose "
-                "type PostgreSQL infers, or cast to a built-in type."
+                f"The type {_short('.'.join(names))} may not be cast to; compare with a literal ('open'), "
+                "whose type PostgreSQL infers, or cast to a built-in type."
             )
         lengths = [item.a_const.ival.ival for item in node.typmods]
         if names[-1] != "interval" and any(length > MAX_TYPE_LENGTH for length in lengths):
             raise StatementRefused(f"A type's length may be at most {MAX_TYPE_LENGTH:,}.")
 
-    def _builtin_only(self, names: Message, what: str) -> None:
-        parts = [part.string.sval for part in names]  # type: ignore[attr-defined]  # a repeated field
+    def _builtin_only(self, names: Node, what: str) -> None:
+        parts = [part.string.sval for part in names]
         if len(parts) > 2 or (len(parts) == 2 and parts[0] != "pg_catalog"):
-            raise StatementRefused(f"The {what} {_short('.'.join(parts))} is not a built-in; use one that is.")
+            raise StatementRefused(
+                f"The {what} {_short('.'.join(parts))} is not a built-in; use one that is."
+            )
 
 
 def _not_a_select(kind: str) -> str:
@@ -370,7 +392,7 @@ def _not_a_select(kind: str) -> str:
 
 
 def _verb(kind: str) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind.removesuffix("Stmt")).upper()
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind.removesuffix("Stmt").removeprefix("Variable")).upper()
 
 
 def _short(text: str, limit: int = 63) -> str:

@@ -1,1 +1,1 @@
-"""A stand-in for Supabase Realtime: its wire, its authorisation by RLS, its HTTP doors; nothing of the product."""
+"""A stand-in for Supabase Realtime: its wire, its rights by RLS, its HTTP doors; nothing of the product."""

@@ -1,7 +1,7 @@
-"""Who may hear and speak on a topic: API keys and tokens, then RLS on realtime.messages with the caller's claims.
+"""Who may hear and speak on a topic: API keys and tokens, then RLS on realtime.messages with their claims.
 
-Source of the rule: supabase/realtime `Authorization`: in a transaction that is rolled back, reading is allowed
-if freshly inserted rows can be selected, writing if a row may be inserted, one row per extension.
+Source of the rule: supabase/realtime `Authorization`: in a transaction that is rolled back, reading is
+allowed if freshly inserted rows can be selected, writing if a row may be inserted, one per extension.
 """
 
 import asyncio
@@ -62,9 +62,11 @@ class Authority:
         return key in self._key_roles
 
     def verify(self, token: str) -> Caller:
-        """Raises TokenRefused unless the token is an API key, or an HS256 token with `role` and a live `exp`."""
+        """Raises TokenRefused unless this is an API key, or an HS256 token with `role` and a live `exp`."""
         if token in self._key_roles:
             return Caller({"role": self._key_roles[token]}, None)
+        if not token.isascii():
+            raise TokenRefused("MalformedJWT: The token provided is not a valid JWT")
         try:
             claims = jwt.decode(
                 token,
@@ -87,17 +89,24 @@ class Authority:
     async def rights(self, topic: str, caller: Caller) -> Rights:
         """Ask RLS. A policy that fails grants nothing. Raises RightsUnknown if the database is away."""
         try:
-            async with asyncio.timeout(10), self._pool.connection() as connection:
-                async with connection.transaction(force_rollback=True):
-                    return await self._probe(connection, topic, caller)
-        except (OSError, PoolTimeout, TimeoutError, psycopg.OperationalError, psycopg.InterfaceError) as error:
+            async with (
+                asyncio.timeout(10),
+                self._pool.connection() as connection,
+                connection.transaction(force_rollback=True),
+            ):
+                return await self._probe(connection, topic, caller)
+        except (
+            OSError,
+            PoolTimeout,
+            TimeoutError,
+            psycopg.OperationalError,
+            psycopg.InterfaceError,
+        ) as error:
             raise RightsUnknown("DatabaseConnectionIssue: the database cannot be asked for rights") from error
         except psycopg.Error:  # a policy that raises: denied, as by the real one
             return Rights(frozenset(), frozenset())
 
-    async def _probe(
-        self, connection: psycopg.AsyncConnection[Any], topic: str, caller: Caller
-    ) -> Rights:
+    async def _probe(self, connection: psycopg.AsyncConnection[Any], topic: str, caller: Caller) -> Rights:
         probes = {}
         for extension in _EXTENSIONS:
             cursor = await connection.execute(

@@ -1,6 +1,6 @@
 """Realtime's two wire versions: 1.0.0 (JSON objects) and 2.0.0 (JSON arrays, broadcasts in binary).
 
-Source: realtime-js `lib/serializer.ts` and realtime-py `_async/client.py`; both were read and are run in tests.
+Source: realtime-js `lib/serializer.ts` and realtime-py `message.py`; both run in the tests.
 """
 
 import json
@@ -40,10 +40,7 @@ def decode(message: str | bytes, version: str) -> Frame:
     """Read one client message. Raises MalformedFrame whatever the bytes are."""
     if isinstance(message, bytes):
         return _decode_push(message)
-    try:
-        value = json.loads(message)
-    except (ValueError, RecursionError) as error:
-        raise MalformedFrame("a text frame must be JSON") from error
+    value = read_json(message)
     if version == "1.0.0":
         if not isinstance(value, dict):
             raise MalformedFrame("version 1.0.0 wants an object {topic, event, payload, ref, join_ref}")
@@ -55,9 +52,30 @@ def decode(message: str | bytes, version: str) -> Frame:
     join_ref, ref, topic, event, payload = parts
     if not isinstance(topic, str) or not isinstance(event, str):
         raise MalformedFrame("topic and event must be text")
+    if not (_is_unicode(topic) and _is_unicode(event)):
+        raise MalformedFrame("topic and event must be well-formed Unicode without NUL")
     if not isinstance(payload, dict):
         raise MalformedFrame("payload must be an object")
     return Frame(topic, event, payload, _reference(ref), _reference(join_ref))
+
+
+def read_json(text: str | bytes) -> Any:
+    """Parse strict JSON (no NaN, no Infinity). Raises MalformedFrame."""
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise MalformedFrame("this must be JSON") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can spell
+        return False
 
 
 def _reference(value: object) -> str | None:
@@ -84,10 +102,7 @@ def _decode_push(message: bytes) -> Frame:
     join_ref, ref, topic, event, _meta = texts
     body: Any = message[position:]
     if message[6] == _JSON:
-        try:
-            body = json.loads(body)
-        except (ValueError, RecursionError) as error:
-            raise MalformedFrame("the payload of this binary frame must be JSON") from error
+        body = read_json(body)
     payload = {"type": "broadcast", "event": event, "payload": body}
     return Frame(topic, "broadcast", payload, _reference(ref), _reference(join_ref))
 

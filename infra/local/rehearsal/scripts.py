@@ -1,4 +1,4 @@
-r"""A rehearsal script: which user message it answers, what it expects to meet each turn, and what it says then.
+r"""A rehearsal script: which user message it answers, and per turn what it must meet and what it says.
 
     name: slow-list                        # letters, digits, dots and dashes
     when: "slow for members"               # regex (any case) searched in the newest user message
@@ -27,10 +27,10 @@ A turn may also have, alone or beside `say` and `call`:
                                  (without times: always); also code, message, as_date
     cut: text                    the connection drops after half the text; tool_call: in half the first
                                  call's arguments; before_finish: the body ends politely, unfinished
-    cut_times: 1                 cut only the first time; then whole
     hang_seconds: 60             silence: before the first byte if nothing is said, else after the text
-    seconds_per_word: 0.02       pace of the text
     faults: [no_usage]           how the wire itself errs, see Fault
+    trouble_times: 1             cut, hang and err only the first time, then play the turn whole
+    seconds_per_word: 0.02       pace of the text
 And a script may have `repeat_last: true`: the last turn is played for ever.
 """
 
@@ -39,7 +39,15 @@ from pathlib import Path
 from typing import Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 Fault = Literal[
     "bad_json",  # a data line in mid-stream that is no JSON
@@ -90,7 +98,7 @@ class Call(_Strict):
     """A tool call; `arguments_text` goes out as it stands, `arguments` as JSON."""
 
     tool: str = Field(min_length=1)
-    arguments: dict[str, object] = {}
+    arguments: dict[str, JsonValue] = {}
     arguments_text: str | None = None
     times: int = Field(default=1, ge=1, le=5_000)
 
@@ -124,10 +132,10 @@ class Turn(_Strict):
     finish: Literal["stop", "length", "content_filter", "tool_calls"] | None = None
     fail: Fail | None = None
     cut: Literal["text", "tool_call", "before_finish"] | None = None
-    cut_times: int | None = Field(default=None, ge=1)
     hang_seconds: float = Field(default=0.0, ge=0)
-    seconds_per_word: float = Field(default=0.02, ge=0)
     faults: list[Fault] = []
+    trouble_times: int | None = Field(default=None, ge=1)
+    seconds_per_word: float = Field(default=0.02, ge=0)
 
     @model_validator(mode="after")
     def _does_something(self) -> Self:
@@ -136,9 +144,18 @@ class Turn(_Strict):
             raise ValueError('a turn needs say, refuse, call or an endless fail (say: "" is an empty answer)')
         if self.cut == "tool_call" and not self.call:
             raise ValueError("cut: tool_call needs a call")
-        if self.cut_times is not None and self.cut is None:
-            raise ValueError("cut_times needs cut")
+        if self.trouble_times is not None and not self.has_trouble:
+            raise ValueError("trouble_times needs cut, hang_seconds or faults")
         return self
+
+    @property
+    def has_trouble(self) -> bool:
+        """Whether the wire errs in this turn."""
+        return self.cut is not None or self.hang_seconds > 0 or bool(self.faults)
+
+    def without_trouble(self) -> "Turn":
+        """The same turn on a sound wire."""
+        return self.model_copy(update={"cut": None, "hang_seconds": 0.0, "faults": []})
 
 
 class Script(_Strict):
@@ -176,7 +193,9 @@ def parse_script(text: str, *, source: str) -> Script:
     try:
         return Script.model_validate(document)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        # A misspelt key also leaves the right one missing: name the misspelling.
+        faults = error.errors(include_url=False)
+        first = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
         field = ".".join(str(part) for part in first["loc"]) or "the script"
         what = "unknown key" if first["type"] == "extra_forbidden" else first["msg"]
         raise ScriptRefused(f"{source}, line {_line(node, first['loc'])}: {field}: {what}") from None

@@ -1,0 +1,67 @@
+"""What can follow a model's answer: a closed union, decided from the answer and nothing else."""
+
+from dataclasses import dataclass
+
+from workers.kernel.ledger.tool_calls import CallEffect, RecordedCall
+from workers.model.protocol import Answer, Finish
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The run is done; this is the answer."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class CallTools:
+    """Carry these calls out, then ask the model again."""
+
+    calls: tuple[RecordedCall, ...]
+
+
+@dataclass(frozen=True)
+class AwaitPerson:
+    """Let the run wait for a person's answer to this call."""
+
+    call: RecordedCall
+
+
+@dataclass(frozen=True)
+class AskAgain:
+    """The model said nothing: ask once more."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The run cannot go on: a word for programs and a sentence for people."""
+
+    reason: str
+    sentence: str
+
+
+Decision = Reply | CallTools | AwaitPerson | AskAgain | Stop
+
+
+def decide(answer: Answer, calls: list[RecordedCall], *, empty_answers: int) -> Decision:
+    """What a model's answer leads to; `empty_answers` counts those just before it."""
+    if answer.finish is Finish.REFUSED:
+        return Stop("model_refused", "The model refused to answer.")
+    if answer.finish is Finish.LENGTH:
+        return Stop("cut_short", "The model's answer was cut at its length limit: ask for less at once.")
+    if todo := next_calls(tuple(calls)):
+        return todo
+    if answer.text.strip():
+        return Reply(answer.text)
+    if empty_answers >= 2:
+        return Stop("empty_answer", "The model said nothing, three times in a row.")
+    return AskAgain()
+
+
+def next_calls(calls: tuple[RecordedCall, ...]) -> CallTools | AwaitPerson | None:
+    """What of a step's calls is still to do: tools first, then the question; None when every call has its result."""
+    unfinished = tuple(call for call in calls if not call.is_ended)
+    runnable = tuple(call for call in unfinished if call.effect is not CallEffect.PAUSE or call.is_answered)
+    if runnable:
+        return CallTools(runnable)
+    return AwaitPerson(unfinished[0]) if unfinished else None

@@ -1,0 +1,205 @@
+"""The one path every tool call takes: granted, valid, intent recorded, run under its limits, outcome recorded."""
+
+import asyncio
+import json
+import time
+from typing import Any
+from uuid import UUID
+
+import structlog
+from pydantic import ValidationError
+
+from workers.agent import narration
+from workers.kernel.errors import AccessRevoked, FenceLost, PamError, Refused, Unavailable
+from workers.kernel.ledger import tool_calls
+from workers.kernel.ledger.hold import Hold
+from workers.kernel.ledger.tool_calls import CallEffect, CallStatus, PlannedCall, RecordedCall
+from workers.model.protocol import ToolCall
+from workers.tools.tool import Tool, ToolContext, ToolRefused, ToolResult, ToolRetry, ToolServices
+
+MAX_RESULT_CHARACTERS = 80_000
+_PARALLEL_READS = 4
+
+log = structlog.get_logger()
+
+
+def plan(call: ToolCall, call_id: UUID, tools: tuple[Tool, ...]) -> PlannedCall:
+    """A model's call as the ledger keeps it: arguments that are no JSON object are kept as they came."""
+    try:
+        arguments = json.loads(call.arguments_json or "{}")
+    except ValueError:
+        arguments = None
+    if not isinstance(arguments, dict) or not _storable(arguments):
+        arguments = {"malformed": _plain(call.arguments_json)}
+    effect = next((tool.effect for tool in tools if tool.name == call.name), CallEffect.READ)
+    return PlannedCall(
+        id=call_id, call_id=call.id, tool=_plain(call.name)[:200], arguments=arguments, effect=effect
+    )
+
+
+def _plain(text: str) -> str:
+    """Text that Postgres can keep: without NUL and half characters, and not endless."""
+    return text.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")[:200_000]
+
+
+def _storable(arguments: dict[str, Any]) -> bool:
+    """Whether jsonb can keep them: finite numbers, whole characters, no NUL, not endless."""
+    try:
+        text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+    except (ValueError, RecursionError):
+        return False
+    return "\\u0000" not in text and len(text) < 2_500_000 and _encodes(text)
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class Execution:
+    """Carries out the calls of one run."""
+
+    def __init__(self, *, hold: Hold, org_id: UUID, tools: tuple[Tool, ...], services: ToolServices) -> None:
+        self._hold = hold
+        self._org_id = org_id
+        self._tools = {tool.name: tool for tool in tools}
+        self._services = services
+
+    async def carry_out(self, calls: tuple[RecordedCall, ...]) -> list[RecordedCall]:
+        """Reads run side by side, effects one by one, in the order in which the model asked.
+
+        Raises FenceLost or AccessRevoked; everything else becomes the call's outcome.
+        """
+        done: list[RecordedCall] = []
+        for group in _groups(calls):
+            done += await _all(group, self._settle)
+        return done
+
+    async def _settle(self, call: RecordedCall) -> RecordedCall:
+        began = time.monotonic()
+        if call.is_answered:
+            return await self._finish(
+                call, CallStatus.SUCCEEDED, ToolResult(f"The person answered: {call.result}"), began
+            )
+        tool = self._tools.get(call.tool)
+        if tool is None:
+            have = ", ".join(self._tools) or "none"
+            return await self._finish(
+                call,
+                CallStatus.REFUSED,
+                ToolResult(f"There is no tool {call.tool!r} here. You have: {have}."),
+                began,
+            )
+        try:
+            arguments = tool.arguments.model_validate(_given(call))
+        except (ValidationError, ToolRetry) as error:
+            return await self._finish(call, CallStatus.FAILED, ToolResult(_complaint(tool, error)), began)
+        is_repeat = call.status is CallStatus.STARTED
+        if is_repeat and tool.effect is not CallEffect.READ and not tool.is_repeatable:
+            text = "A worker was lost while this call ran, so nobody knows whether it took effect. Look before you repeat it."
+            return await self._finish(call, CallStatus.UNKNOWN, ToolResult(text), began)
+        await tool_calls.begin(self._hold, call)
+        context = ToolContext(
+            hold=self._hold,
+            org_id=self._org_id,
+            call_id=call.id,
+            is_repeat=is_repeat,
+            services=self._services,
+        )
+        status, result = await self._run(tool, arguments, context)
+        return await self._finish(call, status, result, began)
+
+    async def _run(self, tool: Tool, arguments: Any, context: ToolContext) -> tuple[CallStatus, ToolResult]:
+        try:
+            async with asyncio.timeout(tool.timeout_seconds):
+                return CallStatus.SUCCEEDED, await tool.run(arguments, context)
+        except ToolRetry as error:
+            return CallStatus.FAILED, ToolResult(str(error))
+        except (ToolRefused, Refused) as error:
+            return CallStatus.REFUSED, ToolResult(str(error))
+        except TimeoutError:
+            return CallStatus.FAILED, ToolResult(
+                f"{tool.name} took longer than {tool.timeout_seconds:g} s and was stopped."
+            )
+        except Unavailable as error:
+            return CallStatus.FAILED, ToolResult(f"{tool.name} could not be carried out now: {error}")
+        except (FenceLost, AccessRevoked):
+            raise
+        except Exception as error:
+            # A tool's own defect must not end the run, nor show its insides to the model.
+            log.error(
+                "tool broke",
+                tool=tool.name,
+                call_id=str(context.call_id),
+                error=type(error).__name__,
+                exc_info=not isinstance(error, PamError),
+            )
+            return CallStatus.FAILED, ToolResult(
+                f"{tool.name} broke inside PAM (call {context.call_id}): this is PAM's fault, not yours."
+            )
+
+    async def _finish(
+        self, call: RecordedCall, status: CallStatus, result: ToolResult, began: float
+    ) -> RecordedCall:
+        text = _plain_result(result.text)
+        seconds = round(time.monotonic() - began, 3)
+        log.info(
+            "tool call ended", tool=call.tool, call_id=str(call.id), status=status.value, seconds=seconds
+        )
+        return await tool_calls.finish(
+            self._hold, call, status, text, narration.outcome(call, status, text, seconds, result.notes)
+        )
+
+
+def _groups(calls: tuple[RecordedCall, ...]) -> list[list[RecordedCall]]:
+    """Neighbouring reads together, everything else alone."""
+    groups: list[list[RecordedCall]] = []
+    for call in calls:
+        is_read = call.effect is CallEffect.READ
+        if (
+            is_read
+            and groups
+            and groups[-1][-1].effect is CallEffect.READ
+            and len(groups[-1]) < _PARALLEL_READS
+        ):
+            groups[-1].append(call)
+        else:
+            groups.append([call])
+    return groups
+
+
+async def _all(group: list[RecordedCall], settle: Any) -> list[RecordedCall]:
+    """Every call of a group; the first FenceLost or AccessRevoked ends the others."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            started = [tasks.create_task(settle(call)) for call in group]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in started]
+
+
+def _given(call: RecordedCall) -> dict[str, Any]:
+    if set(call.arguments) == {"malformed"}:
+        raise ToolRetry("the arguments are no JSON object")
+    return call.arguments
+
+
+def _complaint(tool: Tool, error: ValidationError | ToolRetry) -> str:
+    """What is wrong with the arguments, for the model: no echo of their values."""
+    if isinstance(error, ToolRetry):
+        return f"The arguments of {tool.name} are no JSON object: send them again as valid JSON."
+    faults = "; ".join(
+        f"{'.'.join(map(str, f['loc'])) or 'arguments'}: {f['msg']}"
+        for f in error.errors(include_url=False)[:8]
+    )
+    return f"The arguments of {tool.name} do not fit: {faults}. Its arguments are: {', '.join(tool.arguments.model_fields)}."
+
+
+def _plain_result(text: str) -> str:
+    plain = text.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
+    if len(plain) <= MAX_RESULT_CHARACTERS:
+        return plain
+    return f"{plain[:MAX_RESULT_CHARACTERS]}\n[cut: {len(plain) - MAX_RESULT_CHARACTERS:,} characters more; ask for a narrower part]"

@@ -1,0 +1,164 @@
+"""A run told as AG-UI 1.0 events: each function makes one closed batch, so that a takeover finds nothing half said.
+
+Source: the AG-UI protocol's event types as `ag-ui-protocol` ships them; money and outcomes travel as CUSTOM events `pam.*`.
+"""
+
+import json
+import time
+from typing import Any
+from uuid import UUID, uuid4
+
+from ag_ui.core import (
+    BaseEvent,
+    CustomEvent,
+    Interrupt,
+    MessagesSnapshotEvent,
+    RunErrorEvent,
+    RunFinishedCancelledOutcome,
+    RunFinishedEvent,
+    RunFinishedInterruptOutcome,
+    RunFinishedSuccessOutcome,
+    StateSnapshotEvent,
+    StepFinishedEvent,
+    StepStartedEvent,
+    TextMessageContentEvent,
+    TextMessageEndEvent,
+    TextMessageStartEvent,
+    TokenUsage,
+    ToolCallArgsEvent,
+    ToolCallEndEvent,
+    ToolCallResultEvent,
+    ToolCallStartEvent,
+)
+
+from workers.kernel.ledger.runs import Run
+from workers.kernel.ledger.steps import Step
+from workers.kernel.ledger.tool_calls import CallStatus, PlannedCall, RecordedCall
+
+Event = dict[str, Any]
+
+
+def _told(*events: BaseEvent) -> list[Event]:
+    now = int(time.time() * 1000)
+    return [{**e.model_dump(mode="json", by_alias=True, exclude_none=True), "timestamp": now} for e in events]
+
+
+def step(told: Step, calls: list[PlannedCall]) -> list[Event]:
+    """One model call: what it wrote, what it asks for, what it cost."""
+    name, message_id = f"step {told.position}", str(told.message_id)
+    events: list[BaseEvent] = [StepStartedEvent(step_name=name)]
+    if told.text:
+        events += [
+            TextMessageStartEvent(message_id=message_id, role="assistant"),
+            TextMessageContentEvent(message_id=message_id, delta=told.text),
+            TextMessageEndEvent(message_id=message_id),
+        ]
+    for call in calls:
+        given = json.dumps(call.arguments, ensure_ascii=False)
+        events += [
+            ToolCallStartEvent(
+                tool_call_id=str(call.id),
+                tool_call_name=call.tool,
+                parent_message_id=message_id if told.text else None,
+            ),
+            ToolCallArgsEvent(tool_call_id=str(call.id), delta=given),
+            ToolCallEndEvent(tool_call_id=str(call.id)),
+        ]
+    spent = {
+        "model": told.model,
+        "input_tokens": told.input_tokens,
+        "cached_input_tokens": told.cached_input_tokens,
+        "output_tokens": told.output_tokens,
+        "is_estimated": told.is_estimated,
+        "cost_usd": str(told.cost_usd),
+        "seconds": told.seconds,
+    }
+    events += [CustomEvent(name="pam.usage", value=spent), StepFinishedEvent(step_name=name)]
+    return _told(*events)
+
+
+def outcome(
+    call: RecordedCall, status: CallStatus, result: str, seconds: float, notes: dict[str, Any]
+) -> list[Event]:
+    """A tool call's result, how it went, and what else viewers should see."""
+    return _told(
+        ToolCallResultEvent(message_id=str(uuid4()), tool_call_id=str(call.id), content=result, role="tool"),
+        CustomEvent(
+            name="pam.tool_outcome",
+            value={
+                "toolCallId": str(call.id),
+                "tool": call.tool,
+                "status": status.value,
+                "effect": call.effect.value,
+                "seconds": seconds,
+            },
+        ),
+        *(CustomEvent(name=name, value=value) for name, value in notes.items()),
+    )
+
+
+def retried(attempt: str, sentence: str) -> list[Event]:
+    """The model said nothing or broke off; the run goes on."""
+    return _told(CustomEvent(name="pam.model_retry", value={"reason": attempt, "message": sentence}))
+
+
+def question(run: Run, call: RecordedCall, transcript: list[dict[str, Any]]) -> list[Event]:
+    """The run waits for a person: the state and messages so far, then the interrupt."""
+    asked = str(call.arguments.get("question", ""))
+    return _told(
+        StateSnapshotEvent(snapshot={"status": "interrupted", "runId": str(run.id)}),
+        MessagesSnapshotEvent.model_validate({"messages": transcript}),
+        RunFinishedEvent(
+            thread_id=str(run.thread_id),
+            run_id=str(run.id),
+            usage=[_usage(run)],
+            outcome=RunFinishedInterruptOutcome(
+                interrupts=[
+                    Interrupt(id=str(call.id), reason="question", message=asked, tool_call_id=str(call.id))
+                ]
+            ),
+        ),
+    )
+
+
+def succeeded(run: Run, text: str) -> list[Event]:
+    """The end of a run that answered."""
+    return _told(
+        RunFinishedEvent(
+            thread_id=str(run.thread_id),
+            run_id=str(run.id),
+            result={"text": text},
+            outcome=RunFinishedSuccessOutcome(),
+            usage=[_usage(run)],
+        )
+    )
+
+
+def cancelled(run: Run) -> list[Event]:
+    """The end of a run that a person stopped."""
+    return _told(
+        RunFinishedEvent(
+            thread_id=str(run.thread_id),
+            run_id=str(run.id),
+            outcome=RunFinishedCancelledOutcome(),
+            usage=[_usage(run)],
+        )
+    )
+
+
+def failed(run: Run, reason: str, sentence: str) -> list[Event]:
+    """The end of a run that could not go on."""
+    return _told(RunErrorEvent(message=sentence, code=reason, usage=[_usage(run)]))
+
+
+def preview(message_id: UUID, offset: int, text: str) -> Event:
+    """Text that is still being written: no AG-UI event, and never stored."""
+    return {"message_id": str(message_id), "offset": offset, "text": text}
+
+
+def _usage(run: Run) -> TokenUsage:
+    return TokenUsage(
+        input_tokens=run.input_tokens,
+        output_tokens=run.output_tokens,
+        total_tokens=run.input_tokens + run.output_tokens,
+    )

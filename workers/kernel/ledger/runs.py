@@ -1,0 +1,137 @@
+"""Runs: one piece of work of an agent for a person, from queued to its one end."""
+
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+
+from workers.kernel.errors import Refused
+from workers.kernel.ledger.hold import Hold
+from workers.kernel.worker_gateway import WorkerGateway
+
+
+class RunStatus(StrEnum):
+    """interrupted waits for a person; the last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    INTERRUPTED = "interrupted"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Run(BaseModel):
+    """A row of pam.runs."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    org_id: UUID
+    id: UUID
+    thread_id: UUID
+    agent_id: UUID
+    agent_version: int
+    user_id: UUID
+    status: RunStatus
+    reason: str | None
+    turn: int
+    attempt: int
+    max_steps: int
+    max_tokens: int
+    max_cost_usd: Decimal
+    deadline_at: datetime
+    steps: int
+    input_tokens: int
+    output_tokens: int
+    cost_usd: Decimal
+    cancel_requested_at: datetime | None
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether the status is final."""
+        return self.status in (RunStatus.SUCCEEDED, RunStatus.FAILED, RunStatus.CANCELLED)
+
+
+class AgentDefinition(BaseModel):
+    """What a run's pinned agent version says."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    name: str
+    version: int
+    instructions: str
+    tools: tuple[str, ...]
+    conduct_tools: tuple[str, ...] = ()
+
+
+class Claim(BaseModel):
+    """What a worker got: the fence to write under, the run, and its agent."""
+
+    model_config = ConfigDict(frozen=True)
+
+    fence: int
+    run: Run
+    agent: AgentDefinition
+
+
+class Pulse(BaseModel):
+    """What the database says while a worker is busy."""
+
+    model_config = ConfigDict(frozen=True)
+
+    cancel_requested: bool
+    deadline_passed: bool
+    access_revoked: bool
+
+
+class Due(BaseModel):
+    """A run that must be rung for."""
+
+    run_id: UUID
+    turn: int
+
+
+class RunNotClaimable(Exception):
+    """Another worker's lease stands, the turn is old, or the run has ended: the job has nothing to do."""
+
+
+async def claim(gateway: WorkerGateway, run_id: UUID, turn: int, *, worker: str, lease_seconds: int) -> Claim:
+    """Take the run for this worker until the lease ends, and count the attempt. Raises RunNotClaimable."""
+    try:
+        answer = await gateway.call(
+            "claim_run", run_id=run_id, turn=turn, worker=worker, lease_seconds=lease_seconds
+        )
+    except Refused as refusal:
+        raise RunNotClaimable(f"{refusal.code}: {refusal}") from refusal
+    return Claim.model_validate(answer)
+
+
+async def pulse(hold: Hold, *, lease_seconds: int) -> Pulse:
+    """Keep the lease and hear whether to stop. Raises FenceLost."""
+    return Pulse.model_validate(await hold.call("pulse_run", lease_seconds=lease_seconds))
+
+
+async def finish(hold: Hold, status: RunStatus, *, reason: str | None, events: list[dict[str, Any]]) -> None:
+    """End the run; the last event is its one terminal event."""
+    await hold.call("finish_run", status=status.value, reason=reason, events=events)
+
+
+async def interrupt(hold: Hold, call_id: UUID, *, events: list[dict[str, Any]]) -> None:
+    """Let the run wait for a person's answer to this call; the hold ends."""
+    await hold.call("interrupt_run", id=call_id, events=events)
+
+
+async def release(hold: Hold) -> None:
+    """Give the run back to the queue; the hold ends."""
+    await hold.call("release_run")
+
+
+async def sweep(gateway: WorkerGateway) -> list[Due]:
+    """Bring stranded, cancelled and expired runs on; answers those to ring for."""
+    return [Due.model_validate(row) for row in await gateway.call("sweep_runs") or []]

@@ -1,0 +1,36 @@
+"""Tables of the team that are open to agents, as a model is shown them."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from workers.kernel.ledger.hold import Hold
+
+
+class TablePolicy(BaseModel):
+    """One of the table's own policies."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    command: str = Field(alias="for")
+    using: str | None
+    check: str | None
+
+
+class OpenTable(BaseModel):
+    """A table with what a backend engineer looks at first."""
+
+    model_config = ConfigDict(frozen=True)
+
+    table: str
+    comment: str | None
+    estimated_rows: int
+    size: str
+    columns: tuple[str, ...]
+    indexes: tuple[str, ...]
+    foreign_keys: tuple[str, ...]
+    policies: tuple[TablePolicy, ...]
+
+
+async def describe(hold: Hold) -> list[OpenTable]:
+    """Every table that is open to agents."""
+    return [OpenTable.model_validate(row) for row in await hold.call("describe_tables")]

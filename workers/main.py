@@ -1,0 +1,61 @@
+"""The worker process: RQ's worker in the main thread, one run at a time, the workshop beside it."""
+
+import os
+import signal
+import sys
+from types import FrameType
+
+import structlog
+from rq import Queue, SimpleWorker
+
+from workers import jobs
+from workers.agent.shutdown import LeavingFlag
+from workers.kernel import runqueue, telemetry
+from workers.kernel.errors import PamError
+from workers.kernel.settings import WorkerSettings
+
+log = structlog.get_logger()
+
+
+class RunWorker(SimpleWorker):
+    """RQ's worker without a fork: connections stay open, a kill takes everything, a signal lets the step finish."""
+
+    leaving = LeavingFlag()
+
+    def request_stop(self, signum: int, frame: FrameType | None) -> None:
+        """SIGTERM or SIGINT: finish the step, give the run back, leave."""
+        self.leaving.set()
+        super().request_stop(signum, frame)  # type: ignore[no-untyped-call]
+
+
+def main() -> int:
+    """Work until told to stop. Exit status 2 when a setting is missing, 1 when the database is away at the start."""
+    telemetry.configure("worker", level=os.environ.get("PAM_LOG_LEVEL", "info"))
+    try:
+        settings = WorkerSettings.read(os.environ)
+        workshop = jobs.Workshop(settings=settings)
+        workshop.open()
+    except PamError as error:
+        print(f"pam worker: {error}", file=sys.stderr)
+        return 2
+    jobs.install(workshop)
+    redis = runqueue.connect(settings.redis_url)
+    worker = RunWorker(
+        [Queue(runqueue.QUEUE, connection=redis, serializer="json")],
+        connection=redis,
+        serializer="json",
+        worker_ttl=90,
+    )
+    worker.leaving = workshop.leaving
+    worker.log_job_description = False
+    log.info("worker ready", model=settings.model)
+    try:
+        worker.work(logging_level="WARNING", with_scheduler=False)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        workshop.close()
+    return 0 if workshop.leaving.is_set() else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

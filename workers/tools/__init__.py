@@ -1,0 +1,31 @@
+"""One file a tool, and the explicit tuple of them. A tool declares its effect; the path every call takes is in workers/agent."""
+
+from workers.tools import ask_person, database_query, file_list, file_read, file_write, redis_get, redis_set
+from workers.tools.tool import Tool
+
+TOOLS: tuple[Tool, ...] = (
+    file_read.TOOL,
+    file_write.TOOL,
+    file_list.TOOL,
+    database_query.TOOL,
+    redis_set.TOOL,
+    redis_get.TOOL,
+    ask_person.TOOL,
+)
+
+# The names a card may list: the contract with its writers. Those not in TOOLS come with later releases.
+CARD_TOOLS: tuple[str, ...] = (
+    "file_read",
+    "file_write",
+    "file_list",
+    "database_query",
+    "supabase_migrate",
+    "api_call",
+    "openai_api_call",
+    "log_search",
+    "code_execution",
+    "redis_set",
+    "redis_get",
+    "celery_task",
+    "websocket_send",
+)

@@ -1,0 +1,82 @@
+"""List the workspace by glob, with sizes, and search its text files by pattern."""
+
+import re
+
+from pydantic import Field
+
+from workers.kernel.errors import Unavailable
+from workers.kernel.ledger import files
+from workers.kernel.ledger.tool_calls import CallEffect
+from workers.tools.tool import Arguments, Tool, ToolContext, ToolResult, ToolRetry
+
+MAX_ENTRIES = 500
+MAX_LINES = 200
+
+
+class Args(Arguments):
+    """Which files, and what to look for in them."""
+
+    pattern: str = Field(
+        default="**",
+        max_length=400,
+        description="glob over whole paths: * within a folder, ** across folders, ? one letter",
+    )
+    search: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=300,
+        description="a regular expression (POSIX, case-sensitive); answers matching lines instead of files",
+    )
+
+
+async def run(args: Args, context: ToolContext) -> ToolResult:
+    """Paths with sizes and versions, or matching lines as path:line: text."""
+    matches = _glob(args.pattern)
+    found = [entry for entry in await files.list_all(context.hold) if matches.fullmatch(entry.path)]
+    if args.search is None:
+        lines = [
+            f"{e.path}  {e.size_bytes} bytes  version {e.version}{'' if e.is_text else '  binary'}"
+            for e in found[:MAX_ENTRIES]
+        ]
+        rest = [f"[{len(found) - MAX_ENTRIES} more: narrow the pattern]"] if len(found) > MAX_ENTRIES else []
+        return ToolResult("\n".join([f"{len(found)} files match {args.pattern}", *lines, *rest]))
+    try:
+        hits = await files.search(context.hold, args.search, [e.path for e in found], max_lines=MAX_LINES)
+    except Unavailable as error:
+        raise ToolRetry(
+            "The search took longer than 5 s: narrow the glob or simplify the expression."
+        ) from error
+    except Exception as error:
+        if getattr(error, "sqlstate", None) == "2201B":
+            raise ToolRetry(
+                f"{args.search!r} is no regular expression: {str(error).splitlines()[0]}"
+            ) from error
+        if getattr(error, "sqlstate", None) == "57014":
+            raise ToolRetry(
+                "The search took longer than 5 s: narrow the glob or simplify the expression."
+            ) from error
+        raise
+    lines = [f"{hit.path}:{hit.line}: {hit.text}" for hit in hits]
+    rest = (
+        [f"[at least {MAX_LINES} lines: narrow the glob or the expression]"] if len(hits) == MAX_LINES else []
+    )
+    return ToolResult("\n".join([f"{len(hits)} lines match in {len(found)} files", *lines, *rest]))
+
+
+def _glob(pattern: str) -> re.Pattern[str]:
+    """A glob as an expression over whole paths; `**/` also stands for no folder at all."""
+    parts = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
+    spelled = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    return re.compile("".join(spelled.get(part, re.escape(part)) for part in parts), re.DOTALL)
+
+
+TOOL = Tool(
+    name="file_list",
+    description="List the files of the workspace with sizes and versions, or, with search, the lines of text files that match "
+    "an expression. Start here to find your way.",
+    arguments=Args,
+    run=run,
+    effect=CallEffect.READ,
+    timeout_seconds=15,
+    is_repeatable=True,
+)
