@@ -90,7 +90,7 @@ class RetryingModel:
             if not failure.is_transient or attempt >= self._max_attempts or out_of_time:
                 failure.lost_usage = lost
                 raise failure
-            if False:
+            if given:
                 yield Restarted()
             await self._sleep(pause_seconds)
 

@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Send
@@ -146,7 +146,7 @@ def create_rehearsal(*, stage: Stage) -> Starlette:
             Route("/rehearsal/report", report, methods=["GET"]),
             Route("/rehearsal/scripts/{name}", put_script, methods=["PUT"]),
         ],
-        exception_handlers={RequestRefused: _refused, HTTPException: _no_door},
+        exception_handlers={RequestRefused: _refused, HTTPException: _no_door, ClientDisconnect: _nobody},
     )
 
 
@@ -172,6 +172,11 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _no_door(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     return _error(status, f"Invalid URL ({request.method} {request.url.path})", "unknown_url")
+
+
+async def _nobody(request: Request, error: Exception) -> Response:
+    """The caller left before we had read the question; nobody reads this answer."""
+    return Response(status_code=400)
 
 
 def _error(status: int, message: str, code: str | None, headers: dict[str, str] | None = None) -> Response:
