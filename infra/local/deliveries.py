@@ -42,9 +42,14 @@ class _Outcome:
 class Deliveries:
     """Sends what net.http_post queued. `deliver` and `purge` are run again and again by the gateway."""
 
-    def __init__(self, *, pool: AsyncConnectionPool, notices: Notices, client: httpx.AsyncClient) -> None:
+    def __init__(self, *, pool: AsyncConnectionPool, notices: Notices) -> None:
         self._pool = pool
-        self._client = client
+        # No connection is used twice: one that its receiver closes meanwhile would cost the only try.
+        self._client = httpx.AsyncClient(
+            trust_env=False,
+            timeout=httpx.Timeout(None),  # each request brings its own limit
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )
         self._woken = notices.queue("net_requests")
         self._places = asyncio.Semaphore(AT_ONCE)
         self._under_way: set[asyncio.Task[None]] = set()
@@ -82,6 +87,7 @@ class Deliveries:
         for task in self._under_way:
             task.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)
+        await self._client.aclose()
 
     async def _take(self) -> _Request | None:
         async with self._pool.connection() as connection:  # autocommit: taken for good before it is sent
@@ -117,7 +123,7 @@ class Deliveries:
             )
 
     async def _ask(self, request: _Request) -> _Outcome:
-        arguments: dict[str, Any] = {"headers": request.headers, "content": request.body, "timeout": None}
+        arguments: dict[str, Any] = {"headers": request.headers, "content": request.body}
         try:
             async with (
                 asyncio.timeout(request.timeout_milliseconds / 1000),

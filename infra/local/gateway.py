@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import signal
+import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -127,6 +128,9 @@ def create_gateway(settings: Settings) -> Starlette:
     )
     client = httpx.AsyncClient(
         trust_env=False,
+        verify=ssl.SSLContext(
+            ssl.PROTOCOL_TLS_CLIENT
+        ),  # it speaks plain HTTP on loopback: no CA store to load
         timeout=PROXY_SECONDS,
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=4),
     )
@@ -138,7 +142,7 @@ def create_gateway(settings: Settings) -> Starlette:
         secret_key=settings.secret_key,
     )
     realtime = Realtime(authority=authority, pool=pool, notices=notices)
-    deliveries = Deliveries(pool=pool, notices=notices, client=client)
+    deliveries = Deliveries(pool=pool, notices=notices)
     upstash = Upstash(redis_url=settings.redis_url, token=settings.upstash_token)
     proxy = Proxy(
         client=client,

@@ -1,4 +1,4 @@
-"""A platform for these tests alone: Postgres, Redis, lite and the gateway on free ports in a temporary folder."""
+"""A platform for these tests alone: Postgres, Redis, lite and the gateway, in a temporary folder."""
 
 import asyncio
 import contextlib
@@ -198,7 +198,9 @@ def migrate(platform: Platform) -> Callable[[str], Awaitable[None]]:
     async def apply(text: str) -> None:
         marker = f"reloaded_{uuid.uuid4().hex}"
         done = f"create function public.{marker}() returns int language sql as 'select 1';"
-        async with await psycopg.AsyncConnection.connect(platform.postgres_dsn, autocommit=True) as connection:
+        async with await psycopg.AsyncConnection.connect(
+            platform.postgres_dsn, autocommit=True
+        ) as connection:
             await connection.execute(f"{text};{done} notify pgrst, 'reload schema'".encode())
             headers = {"apikey": platform.secret_key}
             async with asyncio.timeout(10), httpx.AsyncClient(base_url=platform.url, headers=headers) as http:

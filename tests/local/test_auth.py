@@ -9,8 +9,9 @@ import jwt
 import psycopg
 import pytest
 from postgrest.exceptions import APIError
-from supabase import AsyncClient, acreate_client
 from supabase_auth.errors import AuthApiError
+
+from supabase import AsyncClient, acreate_client
 
 PASSWORD = "Passw0rd!x"
 
@@ -74,8 +75,9 @@ async def test_metadata_reaches_sql_as_an_object(platform: Any) -> None:
     _, session = await sign_up(platform, name="Ada")
     async with await psycopg.AsyncConnection.connect(platform.postgres_dsn) as connection:
         cursor = await connection.execute(
-            "select raw_user_meta_data ->> 'name', raw_app_meta_data ->> 'provider',"
-            " (select i.email from auth.identities as i where i.user_id = u.id) from auth.users as u where id = %s",
+            "select raw_user_meta_data ->> 'name', raw_app_meta_data ->> 'provider', (select"
+            " i.email from auth.identities as i where i.user_id = u.id)"
+            " from auth.users as u where id = %s",
             (session.user.id,),
         )
         assert await cursor.fetchone() == ("Ada", "email", session.user.email)
@@ -96,9 +98,9 @@ async def test_rows_of_another_schema_are_seen_by_their_owner_only(
     (ada, session), (bob, _) = await sign_up(platform), await sign_up(platform)
     inserted = ada.schema("pam").table("pages").insert({"title": "hers"}, returning="minimal")  # type: ignore[arg-type]
     await inserted.execute()
-    hers = await ada.schema("pam").table("pages").select("owner,title,made_at").execute()
-    assert [(row["owner"], row["title"]) for row in hers.data] == [(session.user.id, "hers")]
-    assert "T" in hers.data[0]["made_at"]
+    hers: Any = (await ada.schema("pam").table("pages").select("owner,title,made_at").execute()).data
+    assert [(row["owner"], row["title"]) for row in hers] == [(session.user.id, "hers")]
+    assert "T" in hers[0]["made_at"]
     assert (await bob.schema("pam").table("pages").select("title").execute()).data == []
     # lite would grant every API role all rights on tables with RLS at its first request: columns stay closed.
     with pytest.raises(APIError, match="permission denied"):
@@ -107,6 +109,11 @@ async def test_rows_of_another_schema_are_seen_by_their_owner_only(
         await ada.schema("pam").table("pages").delete().eq("owner", session.user.id).execute()
     with pytest.raises(APIError, match="Invalid schema"):
         await ada.schema("auth").table("users").select("id").execute()
+    async with await psycopg.AsyncConnection.connect(platform.admin_dsn) as connection:
+        cursor = await connection.execute(
+            "select count(*) from pg_default_acl where defaclrole = 'supabase_lite'::regrole"
+        )
+        assert await cursor.fetchone() == (0,)
 
 
 async def test_a_raised_error_answers_400_with_its_code_as_hosted(

@@ -1,4 +1,4 @@
-"""Deliveries of net.http_post against real receivers: once, or not at all, and what came of it is recorded."""
+"""Deliveries of net.http_post against real receivers: once, or not at all, and the outcome is recorded."""
 
 import asyncio
 import json
@@ -10,7 +10,6 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.rows import dict_row
-
 
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -38,6 +37,11 @@ class Receiver:
 async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 202 Accepted\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nok")
     await writer.drain()
+
+
+async def patient(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await accepted(reader, writer)
+    assert await reader.read(1) == b"", "a second request came on a used connection"
 
 
 async def hung_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -102,7 +106,12 @@ async def test_a_request_arrives_with_body_and_headers_and_its_answer_is_recorde
     headers = json.dumps({"X-Pam-Signature": "abc"})
     request = await post(database, receiver.url, headers=headers, params=json.dumps({"a b": "ü&"}))
     row = await outcome(database, request)
-    assert (row["status_code"], row["content"], row["timed_out"], row["error_msg"]) == (202, "ok", False, None)
+    assert (row["status_code"], row["content"], row["timed_out"], row["error_msg"]) == (
+        202,
+        "ok",
+        False,
+        None,
+    )
     assert row["content_type"] == "text/plain"
     [(head, body)] = receiver.requests
     assert head.startswith("POST /hook?a%20b=%C3%BC%26 HTTP/1.1")
@@ -130,6 +139,15 @@ async def test_a_receiver_that_dies_in_mid_request_is_not_asked_again(database: 
     assert await cursor.fetchone() == {"n": 0}
 
 
+async def test_no_connection_is_used_twice_for_its_receiver_may_close_it_meanwhile(
+    database: Any, receive: Any
+) -> None:
+    receiver = await receive(patient)
+    for _ in range(2):
+        request = await post(database, receiver.url, timeout_milliseconds=3000)
+        assert (await outcome(database, request))["status_code"] == 202
+
+
 async def test_a_slow_receiver_times_out_and_holds_up_nobody(database: Any, receive: Any) -> None:
     slow, quick = await receive(silent), await receive(accepted)
     waiting = await post(database, slow.url, timeout_milliseconds=1500)
@@ -140,7 +158,9 @@ async def test_a_slow_receiver_times_out_and_holds_up_nobody(database: Any, rece
     assert len(slow.requests) == 1
 
 
-@pytest.mark.parametrize("url", ["", "not a url", "ftp://127.0.0.1/", "http://127.0.0.1:99999/", "http://[::1/"])
+@pytest.mark.parametrize(
+    "url", ["", "not a url", "ftp://127.0.0.1/", "http://127.0.0.1:99999/", "http://[::1/"]
+)
 async def test_an_impossible_address_leaves_an_error_and_the_next_request_is_sent(
     database: Any, receive: Any, url: str
 ) -> None:

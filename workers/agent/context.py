@@ -66,7 +66,8 @@ class Transcript:
                 continue
             calls = self.calls_of(said.step) if said.step else ()
             if not said.content and not calls:
-                spoken.append(Message(Role.USER, "(You said nothing. Go on: call a tool, or answer.)"))
+                spoken.append(Message(Role.ASSISTANT, "(nothing)"))
+                spoken.append(Message(Role.SYSTEM, "You said nothing. Go on: call a tool, or answer."))
                 continue
             spoken.append(
                 Message(Role.ASSISTANT, said.content, tool_calls=tuple(_asked(call) for call in calls))

@@ -28,6 +28,15 @@ function isoTime(text: string): string {
   return text.replace(" ", "T").replace(/([+-]\d\d)$/, "$1:00");
 }
 
+function isJson(text: string): boolean {
+  try {
+    JSON.parse(text);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 /** PostgREST's status for an SQLSTATE that lite answers with a bare 500 (docs.postgrest.org, "Errors"). */
 function statusOf(code: string): number {
   if (code === "25006") return 405;
@@ -76,9 +85,20 @@ function serve(): void {
     serialize: (value: unknown) => value instanceof Date ? value.toISOString() : value,
     parse: isoTime,
   });
+  // lite gives json as text already; postgres.js would quote that text once more.
+  const jsonText = (type: number) => ({
+    to: type,
+    from: [type],
+    serialize: (value: unknown) => typeof value === "string" && isJson(value) ? value : JSON.stringify(value),
+    parse: (text: string) => JSON.parse(text),
+  });
   const connection = createPostgresConnection({
     url: databaseUrl,
-    postgresOptions: { max: 10, onnotice() {}, types: { timestamptz: time(1184), timestamp: time(1114) } },
+    postgresOptions: {
+      max: 10,
+      onnotice() {},
+      types: { timestamptz: time(1184), timestamp: time(1114), json: jsonText(114), jsonb: jsonText(3802) },
+    },
   });
   // Before its first request lite would grant ALL on every table of every schema with RLS to the API roles, or,
   // finding no such table, never set a role at all. The state it keeps for that is set to "done" instead.

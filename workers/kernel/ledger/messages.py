@@ -1,9 +1,32 @@
 """Messages: what was said in a thread."""
 
-from pydantic import BaseModel, ConfigDict
+from datetime import datetime
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from workers.kernel.ledger.hold import Hold
+from workers.kernel.ledger.pages import Page
 from workers.kernel.ledger.tool_calls import RecordedCall
+
+if TYPE_CHECKING:
+    from workers.kernel.caller_gateway import CallerGateway
+
+
+class Message(BaseModel):
+    """A row of pam.messages."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: UUID
+    thread_id: UUID
+    run_id: UUID | None
+    step: int | None
+    position: int = Field(description="rises within a thread, with gaps")
+    role: str
+    content: str
+    created_at: datetime
 
 
 class Said(BaseModel):
@@ -28,3 +51,18 @@ class Conversation(BaseModel):
 async def read(hold: Hold) -> Conversation:
     """The thread so far: of earlier runs what was asked and answered, of this run everything."""
     return Conversation.model_validate(await hold.call("read_conversation"))
+
+
+async def list_after(
+    gateway: "CallerGateway", org_id: UUID, thread_id: UUID, *, position: int, limit: int
+) -> Page[Message]:
+    """Messages of a thread in the order they were said, from after this position."""
+    rows = await gateway.select(
+        "messages",
+        equal={"org_id": org_id, "thread_id": thread_id},
+        greater={"position": position},
+        order=("position",),
+        limit=limit + 1,
+    )
+    found = [Message.model_validate(row) for row in rows[:limit]]
+    return Page(items=found, next=str(found[-1].position) if len(rows) > limit else None)

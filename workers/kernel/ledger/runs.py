@@ -3,14 +3,18 @@
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from workers.kernel.errors import Refused
 from workers.kernel.ledger.hold import Hold
-from workers.kernel.worker_gateway import WorkerGateway
+from workers.kernel.ledger.pages import Cursor, Page
+
+if TYPE_CHECKING:
+    from workers.kernel.caller_gateway import CallerGateway
+    from workers.kernel.worker_gateway import WorkerGateway
 
 
 class RunStatus(StrEnum):
@@ -101,7 +105,7 @@ class RunNotClaimable(Exception):
     """Another worker's lease stands, the turn is old, or the run has ended: the job has nothing to do."""
 
 
-async def claim(gateway: WorkerGateway, run_id: UUID, turn: int, *, worker: str, lease_seconds: int) -> Claim:
+async def claim(gateway: "WorkerGateway", run_id: UUID, turn: int, *, worker: str, lease_seconds: int) -> Claim:
     """Take the run for this worker until the lease ends, and count the attempt. Raises RunNotClaimable."""
     try:
         answer = await gateway.call(
@@ -132,6 +136,85 @@ async def release(hold: Hold) -> None:
     await hold.call("release_run")
 
 
-async def sweep(gateway: WorkerGateway) -> list[Due]:
+async def sweep(gateway: "WorkerGateway") -> list[Due]:
     """Bring stranded, cancelled and expired runs on; answers those to ring for."""
     return [Due.model_validate(row) for row in await gateway.call("sweep_runs") or []]
+
+
+class Started(BaseModel):
+    """What asking an agent gives: the run, queued, and the thread it belongs to."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run_id: UUID
+    thread_id: UUID
+    status: RunStatus
+    is_replay: bool = Field(description="whether this idempotency key had started the run before")
+
+
+class Changed(BaseModel):
+    """What cancelling or answering did."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run_id: UUID
+    status: RunStatus
+    message: str | None = None
+
+
+async def start(
+    gateway: "CallerGateway",
+    org_id: UUID,
+    *,
+    agent: str,
+    message: str,
+    thread_id: UUID | None,
+    limits: dict[str, int | float],
+    idempotency_key: str | None,
+) -> Started:
+    """Ask an agent, as the caller. Raises Refused as pam.start_run does."""
+    answer = await gateway.rpc(
+        "start_run",
+        {
+            "org_id": str(org_id),
+            "agent": agent,
+            "message": message,
+            "thread_id": str(thread_id) if thread_id else None,
+            "limits": limits,
+            "idempotency_key": idempotency_key,
+        },
+    )
+    return Started.model_validate(answer)
+
+
+async def read(gateway: "CallerGateway", run_id: UUID) -> Run:
+    """One run. Raises Refused(not_found), alike for an absent and a foreign one."""
+    rows = await gateway.select("runs", equal={"id": run_id})
+    if not rows:
+        raise Refused("not_found", "There is no such run.")
+    return Run.model_validate(rows[0])
+
+
+async def list_newest(
+    gateway: "CallerGateway", org_id: UUID, *, thread_id: UUID | None, cursor: Cursor | None, limit: int
+) -> Page[Run]:
+    """Runs of an organisation, or of one of its threads, newest first."""
+    rows = await gateway.select(
+        "runs",
+        equal={"org_id": org_id} | ({"thread_id": thread_id} if thread_id else {}),
+        either=cursor and cursor.older,
+        order=("created_at", "id"),
+        is_descending=True,
+        limit=limit + 1,
+    )
+    return Page.newest([Run.model_validate(row) for row in rows], limit)
+
+
+async def cancel(gateway: "CallerGateway", run_id: UUID) -> Changed:
+    """Stop a run: at once when no worker holds it, else at its next step. Raises Refused."""
+    return Changed.model_validate(await gateway.rpc("cancel_run", {"run_id": str(run_id)}))
+
+
+async def answer(gateway: "CallerGateway", run_id: UUID, text: str) -> Changed:
+    """Answer the question that an interrupted run asked; the run goes on. Raises Refused."""
+    return Changed.model_validate(await gateway.rpc("answer_question", {"run_id": str(run_id), "answer": text}))
