@@ -69,10 +69,11 @@ class Workshop:
         cost_of(
             Usage(input_tokens=1, output_tokens=1), model=self._settings.model
         )  # reads the price list now, not in a run
-        asyncio.run_coroutine_threadsafe(self._sweep(), self._loop)
+        self._sweeping = asyncio.run_coroutine_threadsafe(self._sweep(), self._loop)
 
     def close(self) -> None:
         """Stop sweeping and return every connection."""
+        self._sweeping.cancel()
         self.do(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
@@ -97,8 +98,6 @@ class Workshop:
             await asyncio.sleep(self._settings.sweep_seconds)
 
     async def _close(self) -> None:
-        for task in asyncio.all_tasks(self._loop) - {asyncio.current_task()}:
-            task.cancel()
         await self._sql.close()
         await self._gateway.close()
         await self._redis.close()

@@ -4,7 +4,12 @@ import argparse
 import os
 
 import uvicorn
+from functions.hooks import create_hooks_from
+from functions.main import create_app
+from functions.settings import ApiSettings, HookSettings
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from workers.kernel import telemetry
 
 
 def composed(api: ASGIApp, hooks: ASGIApp) -> ASGIApp:
@@ -21,13 +26,10 @@ def main() -> None:
     """Serve on 127.0.0.1 until told to stop."""
     parser = argparse.ArgumentParser(prog="python -m infra.local.functions", description=__doc__)
     parser.add_argument("--port", type=int, required=True)
-    from functions.hooks import create_hooks
-    from functions.main import create_app
-    from functions.settings import ApiSettings, HookSettings
-
     port = parser.parse_args().port
-    api = create_app(ApiSettings.read({**os.environ, "PAM_HOLD_EVENTS": "1"}))
-    hooks = create_hooks(HookSettings.read(os.environ))
+    telemetry.configure("functions")
+    api = create_app(ApiSettings.read(os.environ, hold_events=True))
+    hooks = create_hooks_from(HookSettings.read(os.environ))
     uvicorn.run(
         composed(api, hooks), host="127.0.0.1", port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=2
     )

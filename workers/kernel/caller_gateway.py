@@ -1,4 +1,4 @@
-"""The callers' gateway: tables and verbs of schema pam over PostgREST, under the caller's own token and row-level security."""
+"""The callers' gateway: tables and verbs of schema pam over PostgREST, under the caller's own token."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import httpx
 from postgrest import AsyncPostgrestClient
 from postgrest.exceptions import APIError
 
-from workers.kernel.errors import Refused, SignedOut, Unavailable
+from workers.kernel.errors import PamError, Refused, SignedOut, Unavailable
 
 Json = Any  # what PostgREST answers
 
@@ -28,7 +28,7 @@ def connect(*, read_seconds: float = 10) -> httpx.AsyncClient:
 
 
 async def _raise_for_status(response: httpx.Response) -> None:
-    """What postgrest's own error forgets: the status. Bodies are not read, so nothing of them gets into an error."""
+    """What postgrest's own error forgets: the status. No body is read, so none gets into an error."""
     if response.status_code >= 500:
         raise Unavailable(f"PostgREST answered {response.status_code}: try again later")
     if response.status_code == 401:
@@ -40,11 +40,13 @@ async def _raise_for_status(response: httpx.Response) -> None:
 class CallerGateway:
     """One caller's view. Cheap to make for a request: the connections are the shared client's."""
 
-    def __init__(self, *, http: httpx.AsyncClient, supabase_url: str, publishable_key: str, token: str) -> None:
+    def __init__(
+        self, *, http: httpx.AsyncClient, supabase_url: str, publishable_key: str, token: str | None
+    ) -> None:
         self._postgrest = AsyncPostgrestClient(
             f"{supabase_url}/rest/v1",
             schema="pam",
-            headers={"apikey": publishable_key, "Authorization": f"Bearer {token}"},
+            headers={"apikey": publishable_key} | ({"Authorization": f"Bearer {token}"} if token else {}),
             http_client=http,
             retry_enabled=False,  # retries live with whoever waits
         )
@@ -93,21 +95,23 @@ class CallerGateway:
         try:
             return (await query.execute()).data
         except httpx.HTTPError as error:
-            raise Unavailable(f"PostgREST did not answer ({type(error).__name__}): try again later") from error
+            raise Unavailable(
+                f"PostgREST did not answer ({type(error).__name__}): try again later"
+            ) from error
         except APIError as error:
             raise _translated(error.code or "") from error
 
 
-def _translated(code: str) -> Exception:
+def _translated(code: str) -> PamError:
     """PostgREST's or Postgres' code in our words; nothing of a row's content gets into the message."""
     if code in _SIGNED_OUT:
         return SignedOut("the token was not accepted: sign in again")
     if code in _NOT_INSTALLED:
-        return Unavailable(f"schema pam does not answer ({code}): run `pam install` and expose the schema `pam`")
+        return Unavailable(f"schema pam does not answer ({code}): run `pam install` and expose `pam`")
     if code in _TRANSIENT:
         return Unavailable(f"the database did not carry it out ({code}): try again later")
     if code == "42501":
         return Refused("forbidden", "Your sign-in may not do this.")
     if code.startswith("22") or code in ("PGRST100", "PGRST102"):
         return Refused("invalid", "The database cannot read this value.")
-    return RuntimeError(f"PostgREST refused the request with {code or 'no code'}")
+    return PamError(f"PostgREST refused the request with {code or 'no code'}")

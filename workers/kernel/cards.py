@@ -16,7 +16,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -24,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 MAX_BYTES = 64 * 1024
 MAX_YAML_DEPTH = 4
+_Lines = list[tuple[int, str]]
 CONDUCT_TOOLS = frozenset({"ask_person"})
 
 _DETAILS, _EXPERTISE, _TOOLS, _PROMPT = "Agent Details", "Expertise", "Available Tools", "System Prompt"
@@ -47,9 +47,7 @@ _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _ASKS = re.compile(
     r"(?<!never )(?<!not )(?<!n't )\bask\s+(for\s+clarification|the\s+person)\b", re.IGNORECASE
 )
-_SPOKEN_SECTIONS = re.compile(
-    r"\b(responsibilities|guidelines|rules|standards|procedures|assurance)\b", re.IGNORECASE
-)
+_SPOKEN_TITLE = re.compile(r"\b(responsibilities|guidelines|rules|standards|procedures|assurance)\b", re.I)
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ class CardLimits(BaseModel):
 class AgentCard(BaseModel):
     """One version of one agent, as its file defines it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     type: str
@@ -105,8 +103,21 @@ class AgentCard(BaseModel):
 
         The same card gives the same bytes, so that a provider's prompt cache can hold them.
         """
-        spoken = [item for item in self.sections.items() if _SPOKEN_SECTIONS.search(item[0])]
+        spoken = [item for item in self.sections.items() if _SPOKEN_TITLE.search(item[0])]
         return "\n\n".join([self.system_prompt, *(f"## {title}\n{text}" for title, text in spoken)])
+
+    def definition(self) -> dict[str, Any]:
+        """What `pam.import_agent` stores and a run is pinned to: plain JSON, only limits that are given."""
+        limits = self.limits.model_dump(exclude_none=True)
+        return {
+            "instructions": self.instructions(),
+            "tools": list(self.tools),
+            "conduct_tools": sorted(self.conduct_tools),
+            "limits": {
+                key: float(value) if key == "max_cost_usd" else value for key, value in limits.items()
+            },
+            "model": self.model,
+        }
 
 
 def read_card(path: Path, *, known_tools: Collection[str]) -> AgentCard:
@@ -139,9 +150,9 @@ def parse_card(content: bytes, *, path: str, known_tools: Collection[str]) -> Ag
         **{key: draft.values[key] for key in _REQUIRED_KEYS},
         expertise=tuple(draft.expertise.items()),
         tools=tuple(draft.tools),
-        tool_notes=MappingProxyType(draft.tools),
+        tool_notes=draft.tools,
         system_prompt=draft.prompt,
-        sections=MappingProxyType(draft.sections),
+        sections=draft.sections,
         conduct_tools=frozenset(draft.conduct),
         limits=CardLimits.model_validate({key: draft.values.get(key) for key in _LIMIT_KEYS}),
         model=draft.values.get("model"),
@@ -238,8 +249,8 @@ def _read_markdown(draft: _Draft, lines: list[str]) -> None:
             draft.prompt = "\n".join(body).strip()
         else:
             draft.sections[title] = "\n".join(body).strip()
-    said = [draft.prompt, *draft.sections.values()]
-    if "clarification" in map(str.lower, draft.sections) or any(map(_ASKS.search, said)):
+    said = "\n\n".join([draft.prompt, *draft.sections.values()])
+    if "clarification" in map(str.lower, draft.sections) or _ASKS.search(said):
         draft.conduct.add("ask_person")
 
 
@@ -275,7 +286,7 @@ def _split(draft: _Draft, lines: list[str]) -> dict[str, tuple[int, list[str]]]:
     return sections
 
 
-def _bold_items(draft: _Draft, numbered: list[tuple[int, str]], what: str) -> Iterator[tuple[int, str, str]]:
+def _bold_items(draft: _Draft, numbered: _Lines, what: str) -> Iterator[tuple[int, str, str]]:
     for line, text in numbered:
         item = _BOLD_ITEM.fullmatch(text)
         if item and item[2].strip():
@@ -284,7 +295,7 @@ def _bold_items(draft: _Draft, numbered: list[tuple[int, str]], what: str) -> It
             draft.fault(line, f"not {what}; write - **Name**: text, on one line")
 
 
-def _read_tools(draft: _Draft, numbered: list[tuple[int, str]]) -> None:
+def _read_tools(draft: _Draft, numbered: _Lines) -> None:
     for line, text in numbered:
         item, group = _TOOL_ITEM.fullmatch(text), _BOLD_ITEM.fullmatch(text)
         if item:
@@ -312,28 +323,25 @@ def _read_front_matter(draft: _Draft, lines: list[str]) -> None:
         return draft.problems.append(fault)
     if not isinstance(root, yaml.MappingNode):
         return draft.fault(2, "the front matter is no mapping; write key: value lines")
-    seen: set[str] = set()
-    for key, node in _pairs(draft, root):
-        if key in seen or key not in _FRONT_KEYS:
-            twice, unknown = f"`{key}` is given twice; keep one", f"unknown key `{key}`"
-            draft.fault(_line(node), twice if key in seen else unknown + _suggestion(key, _FRONT_KEYS))
+    pairs = _pairs(draft, root)
+    for key, node in pairs.items():
+        if key not in _FRONT_KEYS:
+            draft.fault(_line(node), f"unknown key `{key}`{_suggestion(key, _FRONT_KEYS)}")
         elif key == "expertise":
-            draft.expertise.update(_texts(draft, node))
+            draft.expertise = {title: _text(draft, text) for title, text in _pairs(draft, node).items()}
         elif key == "tools":
             _read_front_tools(draft, node)
         elif key == "conduct":
-            names = [(_line(item), _text(draft, item)) for item in _items(draft, node)]
-            draft.conduct.update(name for _, name in names)
-            for line, name in names:
+            for item in _items(draft, node):
+                draft.conduct.add(name := _text(draft, item))
                 if name not in CONDUCT_TOOLS:
-                    draft.fault(line, f"unknown conduct `{name}`{_suggestion(name, CONDUCT_TOOLS)}")
+                    draft.fault(_line(item), f"unknown conduct `{name}`{_suggestion(name, CONDUCT_TOOLS)}")
         elif key == "limits":
-            for name, text in _texts(draft, node).items():
-                draft.value(_line(node), name, text, known=_LIMIT_KEYS)
+            for name, limit in _pairs(draft, node).items():
+                draft.value(_line(limit), name, _text(draft, limit), known=_LIMIT_KEYS)
         else:
             draft.value(_line(node), key, _text(draft, node), known=_FRONT_KEYS)
-        seen.add(key)
-    if "tools" not in seen:
+    if "tools" not in pairs:
         draft.fault(2, "`tools` is missing; list the tools, or write tools: []")
     return draft.finish(2)
 
@@ -342,7 +350,7 @@ def _unwanted_yaml(text: str) -> Problem | None:
     """Anchors, aliases, tags, deep nesting and second documents, found before anything is built."""
     depth = documents = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        line = event.start_mark.line + 2
+        line = getattr(event.start_mark, "line", 0) + 2
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             return Problem(line, "YAML anchors and aliases are not allowed; write the value out")
         if getattr(event, "tag", None):
@@ -358,11 +366,16 @@ def _line(node: yaml.Node) -> int:
     return int(node.start_mark.line) + 2
 
 
-def _pairs(draft: _Draft, node: yaml.Node) -> list[tuple[str, yaml.Node]]:
+def _pairs(draft: _Draft, node: yaml.Node) -> dict[str, yaml.Node]:
+    pairs: dict[str, yaml.Node] = {}
     if not isinstance(node, yaml.MappingNode):
         draft.fault(_line(node), "not a mapping; write key: value lines")
-        return []
-    return [(_text(draft, key), value) for key, value in node.value]
+        return pairs
+    for key, value in node.value:
+        if _text(draft, key) in pairs:
+            draft.fault(_line(key), f"`{key.value}` is given twice; keep one")
+        pairs.setdefault(str(key.value), value)
+    return pairs
 
 
 def _items(draft: _Draft, node: yaml.Node) -> list[yaml.Node]:
@@ -379,20 +392,8 @@ def _text(draft: _Draft, node: yaml.Node) -> str:
     return str(node.value)
 
 
-def _texts(draft: _Draft, node: yaml.Node) -> dict[str, str]:
-    texts: dict[str, str] = {}
-    for key, value in _pairs(draft, node):
-        if key in texts:
-            draft.fault(_line(value), f"`{key}` is given twice; keep one")
-        texts.setdefault(key, _text(draft, value))
-    return texts
-
-
 def _read_front_tools(draft: _Draft, node: yaml.Node) -> None:
-    """A list of names, or a mapping of names to notes."""
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            draft.tool(_line(key), _text(draft, key), _text(draft, value))
-    else:
-        for item in _items(draft, node):
-            draft.tool(_line(item), _text(draft, item), "")
+    """A mapping of names to notes, or a list of names."""
+    noted = isinstance(node, yaml.MappingNode)
+    for key, note in node.value if noted else [(item, None) for item in _items(draft, node)]:
+        draft.tool(_line(key), _text(draft, key), _text(draft, note) if note else "")

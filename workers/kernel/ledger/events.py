@@ -1,4 +1,4 @@
-"""Events: the gapless log of a run, AG-UI 1.0 payloads. Facts bring their own events; here is what stands alone."""
+"""Events: the gapless log of a run, AG-UI 1.0 payloads. Facts bring their own; here is what stands alone."""
 
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ async def append(hold: Hold, events: list[dict[str, Any]]) -> int:
 
 
 async def preview(hold: Hold, frame: dict[str, Any]) -> bool:
-    """Show text that is still being written: outside the log, first to be dropped. Answers whether it went out."""
+    """Show text still being written: outside the log, first to be dropped. Answers whether it went out."""
     return bool(await hold.call("preview_message", preview=frame))
 
 

@@ -105,7 +105,9 @@ class RunNotClaimable(Exception):
     """Another worker's lease stands, the turn is old, or the run has ended: the job has nothing to do."""
 
 
-async def claim(gateway: "WorkerGateway", run_id: UUID, turn: int, *, worker: str, lease_seconds: int) -> Claim:
+async def claim(
+    gateway: "WorkerGateway", run_id: UUID, turn: int, *, worker: str, lease_seconds: int
+) -> Claim:
     """Take the run for this worker until the lease ends, and count the attempt. Raises RunNotClaimable."""
     try:
         answer = await gateway.call(
@@ -202,7 +204,7 @@ async def list_newest(
     rows = await gateway.select(
         "runs",
         equal={"org_id": org_id} | ({"thread_id": thread_id} if thread_id else {}),
-        either=cursor and cursor.older,
+        either=cursor.older if cursor else None,
         order=("created_at", "id"),
         is_descending=True,
         limit=limit + 1,
@@ -217,4 +219,6 @@ async def cancel(gateway: "CallerGateway", run_id: UUID) -> Changed:
 
 async def answer(gateway: "CallerGateway", run_id: UUID, text: str) -> Changed:
     """Answer the question that an interrupted run asked; the run goes on. Raises Refused."""
-    return Changed.model_validate(await gateway.rpc("answer_question", {"run_id": str(run_id), "answer": text}))
+    return Changed.model_validate(
+        await gateway.rpc("answer_question", {"run_id": str(run_id), "answer": text})
+    )

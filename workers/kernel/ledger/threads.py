@@ -46,7 +46,7 @@ async def list_newest(
     rows = await gateway.select(
         "threads",
         equal={"org_id": org_id},
-        either=cursor and cursor.older,
+        either=cursor.older if cursor else None,
         order=("created_at", "id"),
         is_descending=True,
         limit=limit + 1,

@@ -1,0 +1,1 @@
+"""The HTTP side: stateless, one router a noun. Of the workers it imports the kernel and nothing else."""

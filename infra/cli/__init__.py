@@ -1,0 +1,5 @@
+"""The command line of PAM: one file a command, real people's doors only. `main` is what `pam` and `python3 -m infra` call."""
+
+from infra.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,258 @@
+"""The commands of `pam`, each with --help and --json; errors are one sentence on stderr, Ctrl-C is quiet."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from infra.cli.person import CommandFailed
+from infra.installation import InstallationRefused
+from workers.kernel.cards import CardRefused
+from workers.kernel.errors import PamError
+
+app = typer.Typer(
+    name="pam", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="Agents that do backend engineering for teams on Supabase, as the person who asked.",
+)
+agents_app = typer.Typer(no_args_is_help=True, help="Import, list and show agents.")
+app.add_typer(agents_app, name="agents")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON on stdout and nothing else there.")]
+
+
+def consoles(as_json: bool) -> Console:
+    """Where a command talks to people: stdout, or stderr while stdout is for JSON."""
+    return Console(stderr=as_json, highlight=False)
+
+
+def answer(as_json: bool, line: dict[str, Any] | list[Any]) -> None:
+    """The one line of JSON."""
+    if as_json:
+        print(json.dumps(line, default=str))
+
+
+def execute(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run a command's coroutine; what people can act on is said in a sentence, status 1; Ctrl-C is 130."""
+    try:
+        return asyncio.run(work)
+    except (CommandFailed, InstallationRefused, CardRefused, PamError) as error:
+        print(f"pam: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        raise typer.Exit(141) from None
+    raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    as_json: Json = False,
+    fresh: Annotated[bool, typer.Option(help="Start over with an empty database.")] = False,
+    record: Annotated[Path | None, typer.Option(help="Keep every raw websocket frame, the cut and the stored rows in this folder.")] = None,
+) -> None:
+    """Run the main job on real input: two runs, rendered live, one cut in the middle."""
+    from infra.cli.demo import run_demo
+    from infra.cli.setting import environment
+
+    report = execute(run_demo(environment(), console=consoles(as_json), fresh=fresh, record=record))
+    error = report.get("error")
+    if error:
+        print(f"pam: {error}", file=sys.stderr)
+    answer(as_json, report)
+    raise typer.Exit(1 if error else 0)
+
+
+@app.command()
+def up(as_json: Json = False, fresh: Annotated[bool, typer.Option(help="Start over with an empty database.")] = False) -> None:
+    """Run the embedded stack in the foreground: URLs, keys, what is running. Ctrl-C ends everything."""
+    from infra.cli.setting import environment
+    from infra.cli.up import run_up
+
+    execute(run_up(environment(), console=consoles(as_json), fresh=fresh, as_json=as_json))
+
+
+@app.command()
+def ask(
+    task: Annotated[str, typer.Argument(help="What the agent should do, in your own words.")],
+    agent: Annotated[str, typer.Option(help="Which agent.")] = "BackendEngineer",
+    thread: Annotated[str | None, typer.Option(help="Go on in this thread.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Give an agent a task of your own, rendered live. Needs a model: OPENAI_API_KEY."""
+    from infra.cli.ask import run_ask
+    from infra.cli.setting import environment
+
+    report = execute(run_ask(environment(), task, agent=agent, thread=thread, console=consoles(as_json)))
+    answer(as_json, report)
+    raise typer.Exit(0 if report["status"] in ("succeeded", "interrupted") else 1)
+
+
+@app.command()
+def reply(
+    run: Annotated[str, typer.Argument(help="The run that asked.")],
+    text: Annotated[str, typer.Argument(help="Your answer.")],
+    as_json: Json = False,
+) -> None:
+    """Answer the question of an interrupted run, and watch it go on."""
+    from infra.cli.ask import run_reply
+    from infra.cli.setting import environment
+
+    report = execute(run_reply(environment(), run, text, console=consoles(as_json)))
+    answer(as_json, report)
+    raise typer.Exit(0 if report["status"] in ("succeeded", "interrupted") else 1)
+
+
+@app.command()
+def watch(run: Annotated[str, typer.Argument(help="The run's id.")], as_json: Json = False) -> None:
+    """Watch a run live, from its first event on."""
+    from infra.cli.ask import run_watch
+    from infra.cli.setting import environment
+
+    answer(as_json, execute(run_watch(environment(), run, console=consoles(as_json))))
+
+
+@app.command()
+def cancel(run: Annotated[str, typer.Argument(help="The run's id.")], as_json: Json = False) -> None:
+    """Stop a run."""
+    from infra.cli.ask import run_cancel
+    from infra.cli.setting import environment
+
+    answer(as_json, execute(run_cancel(environment(), run, console=consoles(as_json))))
+
+
+@app.command()
+def events(
+    run: Annotated[str, typer.Argument(help="The run's id.")],
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="One AG-UI event a line, as it is stored.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print the log of a run."""
+    from infra.cli.ask import read_events
+    from infra.cli.setting import environment
+
+    rows = execute(read_events(environment(), run))
+    if as_json:
+        return answer(True, rows)
+    for row in rows:
+        print(json.dumps(row["payload"]) if jsonl else f"{row['seq']:>5}  {row['created_at']}  {row['type']}")
+    return None
+
+
+@agents_app.command("import")
+def agents_import(
+    file: Annotated[Path, typer.Argument(help="A Markdown agent card, or Markdown with YAML front matter.")], as_json: Json = False
+) -> None:
+    """Import an agent card as the agent's next version; a broken one is refused with file, line and reason."""
+    from infra.cli.agents import import_card
+    from infra.cli.setting import environment
+
+    answer(as_json, execute(import_card(environment(), file, console=consoles(as_json))))
+
+
+@agents_app.command("list")
+def agents_list(as_json: Json = False) -> None:
+    """List the agents of your organisation."""
+    from infra.cli.agents import list_agents
+    from infra.cli.setting import environment
+
+    answer(as_json, execute(list_agents(environment(), console=consoles(as_json))))
+
+
+@agents_app.command("show")
+def agents_show(name: Annotated[str, typer.Argument(help="The agent's name.")], as_json: Json = False) -> None:
+    """Show what an agent is told and which tools it has."""
+    from infra.cli.agents import show_agent
+    from infra.cli.setting import environment
+
+    answer(as_json, execute(show_agent(environment(), name, console=consoles(as_json))))
+
+
+DbUrl = Annotated[str, typer.Option("--db-url", envvar="PAM_OWNER_DATABASE_URL", help="The project's owner: postgresql://postgres:…@…")]
+
+
+@app.command()
+def install(
+    db_url: DbUrl,
+    webhook_url: Annotated[str | None, typer.Option(help="Where queued runs are announced: the hooks function's URL.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Install PAM beside a project's own tables. Prints the lines for .env."""
+    from infra.cli.project import run_install
+
+    answer(as_json, execute(run_install(db_url, webhook_url=webhook_url, console=consoles(as_json), is_new=True)))
+
+
+@app.command()
+def upgrade(db_url: DbUrl, as_json: Json = False) -> None:
+    """Bring an installed PAM up to date; passwords and settings stay."""
+    from infra.cli.project import run_install
+
+    answer(as_json, execute(run_install(db_url, webhook_url=None, console=consoles(as_json), is_new=False)))
+
+
+@app.command()
+def uninstall(
+    db_url: DbUrl,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Take PAM and everything it stored out of a project; the project's own tables stay as they are."""
+    from infra.cli.project import run_uninstall
+
+    answer(as_json, execute(run_uninstall(db_url, console=consoles(as_json), is_sure=yes)))
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Say what is missing here or in the hosted project, and how to mend it."""
+    from infra.cli.doctor import run_doctor
+    from infra.cli.setting import environment
+
+    report = execute(run_doctor(environment(), console=consoles(as_json)))
+    answer(as_json, report)
+    raise typer.Exit(0 if report["ok"] else 1)
+
+
+@app.command()
+def check(as_json: Json = False) -> None:
+    """Format, lint, types and house rules: what CI checks."""
+    from infra.cli.check import run_check
+
+    report = run_check(console=consoles(as_json))
+    answer(as_json, report)
+    raise typer.Exit(0 if report["ok"] else 1)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def test(
+    context: typer.Context,
+    mutations: Annotated[bool, typer.Option(help="Drop each policy, grant, fence and guard in turn; a survivor fails.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run the test suite; further arguments go to pytest."""
+    from infra.cli.check import run_tests
+
+    report = run_tests(context.args, mutations=mutations, console=consoles(as_json), as_json=as_json)
+    answer(as_json, report)
+    raise typer.Exit(int(report["status"]))
+
+
+@app.command()
+def bench(
+    only: Annotated[str | None, typer.Option(help="Run the rows whose name contains this.")] = None, as_json: Json = False
+) -> None:
+    """Measure: medians, each with a yardstick in the same run."""
+    from infra.cli.setting import environment
+    from infra.bench import run_bench
+
+    answer(as_json, execute(run_bench(environment(), console=consoles(as_json), only=only)))
+
+
+def main() -> None:
+    """The entry point of `pam` and `python3 -m infra`."""
+    app(prog_name="pam")

@@ -1,0 +1,121 @@
+"""Renders a run's live events on a terminal, and plainly where there is none."""
+
+import json
+from decimal import Decimal
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from infra.cli.live import Cut, LoggedEvent, PreviewFrame
+
+_MAX_LINES = 8
+_MAX_COLUMNS = 160
+
+
+class RunView:
+    """One run on a console: text as it is written, tool calls with arguments and results, usage and money."""
+
+    def __init__(self, *, console: Console) -> None:
+        self._console = console
+        self._shown: dict[str, str] = {}
+        self._open = ""
+        self._arguments: dict[str, tuple[str, str]] = {}
+        self._spent = Decimal(0)
+
+    def show(self, item: LoggedEvent | PreviewFrame | Cut) -> None:
+        """Render one item."""
+        match item:
+            case Cut():
+                self._line("[yellow]  ✂ the connection is gone; reading on from the log[/yellow]")
+            case PreviewFrame(message_id, offset, text):
+                self._preview(message_id, offset, text)
+            case LoggedEvent(payload=payload):
+                self._event(payload)
+
+    def _preview(self, message_id: str, offset: int, text: str) -> None:
+        shown = self._shown.get(message_id, "")
+        if not text or offset != len(shown):
+            return
+        if self._open != message_id:
+            self._line("")
+        self._open = message_id
+        self._shown[message_id] = shown + text
+        self._console.print(text, end="", markup=False, highlight=False, soft_wrap=True)
+
+    def _event(self, event: dict[str, Any]) -> None:
+        match event["type"]:
+            case "TEXT_MESSAGE_CONTENT":
+                self._message(event["messageId"], event["delta"])
+            case "TOOL_CALL_START":
+                self._arguments[event["toolCallId"]] = (event["toolCallName"], "")
+            case "TOOL_CALL_ARGS":
+                name, given = self._arguments.get(event["toolCallId"], ("?", ""))
+                self._arguments[event["toolCallId"]] = (name, given + event["delta"])
+            case "TOOL_CALL_END":
+                name, given = self._arguments.get(event["toolCallId"], ("?", ""))
+                self._line(f"  [cyan]→ {escape(name)}[/cyan] {escape(_one_line(given))}")
+            case "TOOL_CALL_RESULT":
+                name, _ = self._arguments.get(event["toolCallId"], ("?", ""))
+                self._line(f"  [green]← {escape(name)}[/green]")
+                for line in _first_lines(str(event["content"])):
+                    self._line(f"    [dim]{escape(line)}[/dim]")
+            case "CUSTOM":
+                self._custom(event["name"], event["value"])
+            case "RUN_FINISHED":
+                outcome = (event.get("outcome") or {}).get("type", "success")
+                if outcome == "interrupt":
+                    for asked in event["outcome"]["interrupts"]:
+                        self._line(f"[bold yellow]? {escape(str(asked.get('message') or asked['reason']))}[/bold yellow]")
+                else:
+                    word = {"success": "[bold green]✔ succeeded", "cancelled": "[bold yellow]■ cancelled"}.get(outcome, escape(outcome))
+                    self._line(f"{word}[/], ${self._spent:f} in all")
+            case "RUN_ERROR":
+                self._line(f"[bold red]✘ failed[/bold red] ({escape(str(event.get('code')))}): {escape(event['message'])}")
+            case _:
+                return
+
+    def _custom(self, name: str, value: Any) -> None:
+        match name:
+            case "pam.usage":
+                self._spent += Decimal(value["cost_usd"])
+                about = "about " if value["is_estimated"] else ""
+                self._line(f"  [dim]{about}{value['input_tokens']:,} tokens in, {value['output_tokens']:,} out, ${value['cost_usd']}, {value['seconds']:.1f} s[/dim]")
+            case "pam.tool_outcome" if value["status"] != "succeeded":
+                self._line(f"    [yellow]{escape(value['tool'])}: {escape(value['status'])}[/yellow]")
+            case "pam.resumed":
+                self._line("[yellow]  ↻ another worker took the run over[/yellow]")
+            case "pam.model_retry":
+                self._line(f"[yellow]  ↻ {escape(value['message'])}[/yellow]")
+            case _:
+                return
+
+    def _message(self, message_id: str, text: str) -> None:
+        shown = self._shown.pop(message_id, "")
+        if self._open == message_id and text.startswith(shown):
+            self._console.print(text[len(shown) :], markup=False, highlight=False, soft_wrap=True)
+        else:
+            self._line("")
+            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._open = ""
+
+    def _line(self, text: str) -> None:
+        if self._open:
+            self._console.print()
+            self._shown[self._open] = ""
+            self._open = ""
+        self._console.print(text, highlight=False, soft_wrap=True)
+
+
+def _one_line(text: str) -> str:
+    try:
+        text = json.dumps(json.loads(text), ensure_ascii=False)
+    except ValueError:
+        pass
+    return text if len(text) <= _MAX_COLUMNS else f"{text[: _MAX_COLUMNS - 1]}…"
+
+
+def _first_lines(text: str) -> list[str]:
+    lines = text.splitlines()
+    short = [line if len(line) <= _MAX_COLUMNS else f"{line[: _MAX_COLUMNS - 1]}…" for line in lines[:_MAX_LINES]]
+    return short if len(lines) <= _MAX_LINES else [*short, f"… {len(lines) - _MAX_LINES} lines more"]
