@@ -51,7 +51,7 @@ class Person:
             raise CommandFailed(f"{email} must confirm the address first: open the link in the mail, then try again")
         return cls(client, url, publishable_key, str(answer.user.id), email)
 
-    async def call(self, name: str, **arguments: Any) -> dict[str, Any]:
+    async def call(self, name: str, /, **arguments: Any) -> dict[str, Any]:
         """A function of schema pam as this person. Raises CommandFailed with the refusal's sentence."""
         try:
             answer: Any = (await self.client.schema("pam").rpc(name, arguments).execute()).data

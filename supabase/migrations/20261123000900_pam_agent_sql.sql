@@ -186,8 +186,21 @@ begin
 end $$;
 comment on function pam_worker.describe_tables is 'The tables that are open to agents: columns, indexes, foreign keys, policies, sizes.';
 
+create function pam_worker.find_row_functions(run_id uuid, fence bigint, names text[]) returns jsonb
+language plpgsql security definer set search_path = '' as
+$$
+declare
+  run pam.runs := pam_private.hold(find_row_functions.run_id, find_row_functions.fence);
+begin
+  return coalesce((
+    select jsonb_agg(distinct f.proname) from pg_catalog.pg_proc f
+      join pg_catalog.pg_type y on y.oid = f.proargtypes[0] and y.typtype in ('c', 'p')
+     where f.pronargs >= 1 and f.pronamespace <> 'pg_catalog'::regnamespace and f.proname = any (find_row_functions.names)), '[]');
+end $$;
+comment on function pam_worker.find_row_functions is 'Which names behind a dot (`u.f`) would call a function on a row, as PostgREST''s computed fields do.';
+
 revoke execute on all functions in schema pam, pam_worker, pam_private from public;
 grant execute on function pam_private.bind(uuid, bigint) to pam_agent_sql;
 grant execute on function pam_private.bound_uid(), pam_private.bound_claims(), pam_private.is_open(regclass) to pam_agent;
-grant execute on function pam_worker.describe_tables(uuid, bigint) to pam_worker;
+grant execute on function pam_worker.describe_tables(uuid, bigint), pam_worker.find_row_functions(uuid, bigint, text[]) to pam_worker;
 -- `revoke … from public` above took nothing from the roles that earlier migrations named.

@@ -1,6 +1,5 @@
 """PAM on the embedded platform, and people of two organisations who must not see each other."""
 
-import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -79,27 +78,24 @@ class Pam:
             assert "refused" not in answer.raise_for_status().json()
         return Person(user_id, token, org_id)
 
-    async def work(self, run_id: str, *batches: list[dict[str, Any]], outcome: str | None = None) -> None:
-        """Be the worker: claim the run, append these events, and end it."""
-        turn = await self.sql("select turn from pam.runs where id = %s", run_id)
-        claim = await self.sql(
-            "select pam_worker.claim_run(%s, %s, 'test', 60)", run_id, turn, login="pam_worker"
-        )
-        for batch in batches:
-            await self.append(run_id, claim["fence"], batch)
-        if outcome:
-            await self.finish(run_id, claim["fence"], outcome)
+    async def claim(self, run_id: str) -> int:
+        """Be the worker: answers the fence. The run's first event is now written."""
+        claim = await self.sql("select pam_worker.claim_run(%s, 1, 'test', 60)", run_id, login="pam_worker")
+        return int(claim["fence"])
 
-    async def append(self, run_id: str, fence: int, batch: list[dict[str, Any]]) -> None:
+    async def append(self, run_id: str, fence: int, *names: str) -> None:
+        """Write an event for each name."""
+        batch = [{"type": "CUSTOM", "name": name, "value": {"text": "zwei\nZeilen ✓"}} for name in names]
         await self.sql(
             "select pam_worker.append_events(%s, %s, %s::text::jsonb)",
             run_id, fence, json.dumps(batch), login="pam_worker",
         )  # fmt: skip
 
-    async def finish(self, run_id: str, fence: int, outcome: str) -> None:
+    async def finish(self, run_id: str, fence: int, outcome: str = "succeeded") -> None:
+        """End the run with its last event."""
         last = [{"type": "RUN_FINISHED", "runId": run_id, "outcome": {"type": "success"}}]
         await self.sql(
-            "select pam_worker.finish_run(run_id => %s, fence => %s, status => %s, reason => null, events => %s::text::jsonb)",
+            "select pam_worker.finish_run(%s, %s, %s, null, %s::text::jsonb)",
             run_id, fence, outcome, json.dumps(last), login="pam_worker",
         )  # fmt: skip
 
@@ -140,10 +136,3 @@ async def run_id(api: httpx.AsyncClient, ann: Person) -> str:
     answer = await api.post(f"/v1/orgs/{ann.org_id}/runs", json=question, headers=ann.headers)
     assert answer.status_code == 202, answer.text
     return str(answer.json()["run_id"])
-
-
-async def until(condition: Callable[[], Awaitable[bool]], *, seconds: float = 10) -> None:
-    """Wait for what must come true."""
-    async with asyncio.timeout(seconds):
-        while not await condition():
-            await asyncio.sleep(0.02)

@@ -93,7 +93,8 @@ async def test_both_kinds_of_published_keys_let_people_in(server: KeyServer, che
 @pytest.mark.parametrize(
     "changed",
     [
-        {"exp": 1}, {"exp": None}, {"exp": int(time.time()) - 30}, {"exp": "soon"}, {"aud": "anon"}, {"aud": None},
+        {"exp": 1}, {"exp": None}, {"exp": int(time.time()) - 30}, {"exp": "soon"}, {"aud": "anon"},
+        {"aud": None},
         {"iss": "https://else.example/auth/v1"}, {"iss": None}, {"role": "anon"}, {"role": "service_role"},
         {"role": None}, {"sub": None}, {"sub": "1"}, {"sub": 7}, {"nbf": int(time.time()) + 60},
     ],
@@ -145,10 +146,9 @@ async def test_forgeries_are_refused_without_a_word_of_the_token(
     server: KeyServer, check: CallerCheck
 ) -> None:
     for name, token in _forgeries(server).items():
-        with pytest.raises(SignedOut) as refusal:
-            await check.verify(token)
-            pytest.fail(name)
-        said = str(refusal.value)
+        (answer,) = await asyncio.gather(check.verify(token), return_exceptions=True)
+        assert isinstance(answer, SignedOut), name
+        said = str(answer)
         assert len(said) <= 200
         assert all(part not in said for part in token.split(".") if len(part) > 3), name
     assert server.fetches <= 2
@@ -170,7 +170,8 @@ async def test_symmetric_weak_and_odd_published_keys_are_not_used(
     server: KeyServer, check: CallerCheck
 ) -> None:
     octets = base64.urlsafe_b64encode(SECRET.encode()).rstrip(b"=").decode()
-    small, other = rsa.generate_private_key(65537, 1024), ec.generate_private_key(ec.SECP384R1())
+    small = rsa.generate_private_key(65537, 1024)  # noqa: S505  (weak on purpose)
+    other = ec.generate_private_key(ec.SECP384R1())
     server.keys = [
         {"kty": "oct", "k": octets, "kid": "oct-1", "alg": "HS256"},
         public_jwk(small, "small-1"),

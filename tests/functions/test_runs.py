@@ -1,4 +1,4 @@
-"""Runs and messages over HTTP: asked once, limited, cancelled, answered, and seen by their own people only."""
+"""Runs and messages over HTTP: asked once, limited, cancelled, answered, seen by their own people."""
 
 import asyncio
 import json
@@ -111,7 +111,7 @@ async def test_a_queued_run_is_cancelled_at_once_and_only_once(
 async def test_an_answer_sends_an_interrupted_run_back_to_the_queue(
     pam: Pam, api: httpx.AsyncClient, ann: Person, run_id: str
 ) -> None:
-    await pam.work(run_id)
+    await pam.claim(run_id)
     await pam.sql("update pam.runs set status = 'interrupted', interrupted_at = now() where id = %s", run_id)
     door = f"/v1/runs/{run_id}/answer"
     assert (await api.post(door, json={"answer": " "}, headers=ann.headers)).status_code == 422

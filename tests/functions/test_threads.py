@@ -30,9 +30,11 @@ async def test_a_thread_is_opened_read_and_listed_newest_first(pam: Pam, api: ht
 async def test_threads_made_at_the_same_instant_are_all_listed(pam: Pam, api: httpx.AsyncClient) -> None:
     carl = await pam.person()
     await pam.sql(
-        "insert into pam.threads (org_id, title, created_by) select %s, n::text, %s from generate_series(1, 7) n",
-        carl.org_id, carl.user_id,
-    )  # fmt: skip
+        "insert into pam.threads (org_id, title, created_by)"
+        " select %s, n::text, %s from generate_series(1, 7) n",
+        carl.org_id,
+        carl.user_id,
+    )
     seen, cursor = [], ""
     while True:
         url = f"/v1/orgs/{carl.org_id}/threads?limit=3{cursor}"

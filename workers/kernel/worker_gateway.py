@@ -48,9 +48,10 @@ class WorkerGateway:
         """
         names = ", ".join(f"{name} => %({name})s" for name in arguments)
         statement = f"select pam_worker.{verb}({names})"
+        # A list or dict travels as jsonb, a tuple as an array.
         bound = {
-            k: Jsonb(v) if isinstance(v, (dict, list)) and not _is_text_array(k, v) else v
-            for k, v in arguments.items()
+            name: Jsonb(value) if isinstance(value, (dict, list)) else list(value) if isinstance(value, tuple) else value
+            for name, value in arguments.items()
         }
         for attempt in range(3):
             try:
@@ -66,10 +67,6 @@ class WorkerGateway:
         if isinstance(answer, dict) and "refused" in answer:
             raise Refused(answer["refused"]["code"], answer["refused"]["message"])
         return answer
-
-
-def _is_text_array(name: str, value: Json) -> bool:
-    return name == "paths" and isinstance(value, list)
 
 
 def _translated(verb: str, error: psycopg.Error) -> Exception:

@@ -42,7 +42,7 @@ async def list_all(hold: Hold) -> list[FileEntry]:
 
 async def search(hold: Hold, pattern: str, paths: list[str], *, max_lines: int) -> list[FileLine]:
     """Lines of these text files that match a POSIX pattern."""
-    rows = await hold.call("search_files", pattern=pattern, paths=paths, max_lines=max_lines)
+    rows = await hold.call("search_files", pattern=pattern, paths=tuple(paths), max_lines=max_lines)
     return [FileLine.model_validate(row) for row in rows]
 
 

@@ -34,3 +34,8 @@ class OpenTable(BaseModel):
 async def describe(hold: Hold) -> list[OpenTable]:
     """Every table that is open to agents."""
     return [OpenTable.model_validate(row) for row in await hold.call("describe_tables")]
+
+
+async def find_row_functions(hold: Hold, names: tuple[str, ...]) -> list[str]:
+    """Which of these names behind a dot would call somebody's function on a row instead of reading a column."""
+    return [str(name) for name in await hold.call("find_row_functions", names=names)]
