@@ -40,7 +40,7 @@ class Ring:
                     not rest and type(turn) is int and turn > 0
                 ):
                     return cls(UUID(run_id), turn)
-        except ValueError:  # of the JSON, its encoding, or the UUID
+        except (ValueError, RecursionError):  # of the JSON, its encoding, or the UUID
             pass
         raise Refused("invalid", 'The body is {"run_id": a UUID, "turn": a number from 1}, and nothing else.')
 

@@ -78,7 +78,7 @@ async def install(dsn: str, *, migrations: list[Migration] | None = None, progre
             if recorded is not None:
                 raise InstallationRefused(
                     f"migration {migration.version} was applied with another text: a landed migration is never edited, "
-                    "restore the file or write a new migration"
+                    "restore the file or write a new migration (on the embedded stack --fresh starts over)"
                 )
             progress(f"{migration.version} {migration.name.replace('_', ' ')}")
             try:

@@ -24,10 +24,10 @@ from workers.tools import CARD_TOOLS
 CARD = ROOT / "workers" / "agent" / "backend_engineer.md"
 WORKSPACE = ROOT / "infra" / "sample" / "workspace"
 SECOND_TASK = (
-    "Thank you. Now the invoices: which of my projects have overdue invoices, and for how much? Write it up in "
-    "docs/overdue.md, keep the number of overdue invoices in Redis under report:overdue for an hour, and check both."
+    "Thank you. Now the work itself: which of my projects have tasks past their due date, and how many? Write it up in "
+    "docs/overdue.md, keep the number in Redis under report:overdue for an hour, and check both."
 )
-CUT_AFTER_RESULTS = 1
+CUT_AFTER_RESULTS = 2
 CUT_SECONDS = 1.2
 
 

@@ -119,23 +119,21 @@ create function pam_private.ring() returns trigger
 language plpgsql security definer set search_path = '' as
 $$
 declare
-  url text := (select s.value from pam_private.settings s where s.name = 'webhook_url');
+  hook_url text := (select s.value from pam_private.settings s where s.name = 'webhook_url');
   secret text := (select s.value from pam_private.settings s where s.name = 'webhook_secret');
-  body jsonb := jsonb_build_object('run_id', new.id, 'turn', new.turn);
-  id text := new.id || '-' || new.turn;
+  announcement jsonb := jsonb_build_object('run_id', new.id, 'turn', new.turn);
+  delivery text := new.id || '-' || new.turn;
   sent_at text := extract(epoch from clock_timestamp())::bigint::text;
 begin
-  if new.turn = 1 then
-    insert into pam_private.run_heads (run_id) values (new.id) on conflict do nothing;
-  end if;
-  if url is not null and secret is not null and to_regnamespace('net') is not null then
+  insert into pam_private.run_heads (run_id) values (new.id) on conflict do nothing;
+  if hook_url is not null and secret is not null and to_regnamespace('net') is not null then
     begin
       perform net.http_post(
-        url => ring.url, body => ring.body, timeout_milliseconds => 5000,
+        url => hook_url, body => announcement, timeout_milliseconds => 5000,
         headers => jsonb_build_object(
-          'content-type', 'application/json', 'webhook-id', ring.id, 'webhook-timestamp', ring.sent_at,
+          'content-type', 'application/json', 'webhook-id', delivery, 'webhook-timestamp', sent_at,
           'webhook-signature', 'v1,' || encode(pam_private.hmac_sha256(
-            convert_to(ring.secret, 'UTF8'), convert_to(ring.id || '.' || ring.sent_at || '.' || ring.body::text, 'UTF8')), 'base64')));
+            convert_to(secret, 'UTF8'), convert_to(delivery || '.' || sent_at || '.' || announcement::text, 'UTF8')), 'base64')));
     exception when others then
       raise warning 'PAM could not ring for run %: %; the sweeper will', new.id, sqlerrm;
     end;

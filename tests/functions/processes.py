@@ -9,8 +9,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
-
 from functions.settings import ApiSettings
 
 ROOT = Path(__file__).parents[2]
@@ -109,16 +107,3 @@ class Cable:
         finally:
             server.close()
             cable.cut()
-
-
-async def read_ids(
-    stream: httpx.Response, *, until_id: int | None = None, into: list[int] | None = None
-) -> list[int]:
-    """The ids of a server-sent stream, to its end or to one id."""
-    ids: list[int] = [] if into is None else into
-    async for line in stream.aiter_lines():
-        if line.startswith("id: "):
-            ids.append(int(line[4:]))
-            if ids[-1] == until_id:
-                break
-    return ids

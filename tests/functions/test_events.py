@@ -1,6 +1,7 @@
 """The log of a run over HTTP: pages, finite streams, and streams that a real uvicorn holds open."""
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 import time
@@ -15,7 +16,7 @@ import pytest
 from functions import events
 from functions.main import create_app
 from tests.functions.conftest import Pam, Person
-from tests.functions.processes import Cable, Server, read_ids
+from tests.functions.processes import Cable, Server
 
 STREAM = {"accept": "text/event-stream"}
 
@@ -27,6 +28,16 @@ def token_of(pam: Pam, person: Person, *, url: str, seconds: float = 300) -> dic
         "exp": int(time.time() + seconds),
     }  # fmt: skip
     return {"authorization": f"Bearer {jwt.encode(claims, pam.platform.jwt_secret, 'HS256')}"}
+
+
+@contextlib.asynccontextmanager
+async def watch(url: str, headers: dict[str, str]) -> AsyncIterator[AsyncIterator[str]]:
+    """The lines of a held stream."""
+    async with (
+        httpx.AsyncClient(trust_env=False, timeout=20) as client,
+        client.stream("GET", url, headers=headers | STREAM) as stream,
+    ):
+        yield stream.aiter_lines()
 
 
 @pytest.fixture(scope="session")
@@ -127,20 +138,21 @@ async def test_nothing_is_lost_when_the_server_is_killed_in_the_middle(
     fence = await pam.claim(run_id)
     await pam.append(run_id, fence, "two", "three")
     ids: list[int] = []
-    async with Server.start(pam.settings) as first:
-        async with httpx.AsyncClient(base_url=first.url, trust_env=False, timeout=20) as client:
-            with pytest.raises(httpx.HTTPError):
-                async with client.stream("GET", url, headers=ann.headers | STREAM) as stream:
-                    await read_ids(stream, until_id=2, into=ids)
+    is_cut_off = False
+    async with Server.start(pam.settings) as first, watch(first.url + url, ann.headers) as lines:
+        try:
+            async for line in lines:
+                ids += [int(line[4:])] if line.startswith("id: ") else []
+                if line == "id: 2":
                     await first.kill()
-                    await read_ids(stream)
+        except httpx.HTTPError:
+            is_cut_off = True
+    assert is_cut_off
     await pam.append(run_id, fence, "four")
     await pam.finish(run_id, fence)
-    async with Server.start(pam.settings) as second:
-        async with httpx.AsyncClient(base_url=second.url, trust_env=False, timeout=20) as client:
-            again = ann.headers | STREAM | {"last-event-id": str(ids[-1])}
-            async with client.stream("GET", url, headers=again) as stream:
-                await read_ids(stream, into=ids)
+    again = ann.headers | {"last-event-id": str(ids[-1])}
+    async with Server.start(pam.settings) as second, watch(second.url + url, again) as lines:
+        ids += [int(line[4:]) async for line in lines if line.startswith("id: ")]
     assert ids == [1, 2, 3, 4, 5]
 
 
@@ -156,11 +168,12 @@ async def test_a_watcher_who_leaves_ends_the_stream(pam: Pam, ann: Person, run_i
         if b"nothing new" in message.get("body", b""):
             is_quiet.set()
 
+    headers = [(name.encode(), value.encode()) for name, value in (ann.headers | STREAM).items()]
     scope = {
-        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "GET",
-        "scheme": "http", "path": f"/v1/runs/{run_id}/events", "raw_path": b"", "query_string": b"", "root_path": "",
-        "headers": [(k.encode(), v.encode()) for k, v in (ann.headers | STREAM).items()],
-        "client": ("127.0.0.1", 1), "server": ("pam", 80), "state": {},
+        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1",
+        "method": "GET", "scheme": "http", "path": f"/v1/runs/{run_id}/events", "raw_path": b"",
+        "query_string": b"", "root_path": "", "headers": headers, "client": ("127.0.0.1", 1),
+        "server": ("pam", 80), "state": {},
     }  # fmt: skip
     watching = asyncio.create_task(app(scope, receive, send))  # type: ignore[arg-type]
     async with asyncio.timeout(10):
@@ -175,22 +188,19 @@ async def test_a_held_stream_outlives_an_outage_of_postgrest(pam: Pam, ann: Pers
     fence = await pam.claim(run_id)
     async with Cable.lay(pam.platform.url) as cable:
         settings = dataclasses.replace(pam.settings, supabase_url=cable.url)
-        headers = token_of(pam, ann, url=cable.url) | STREAM
-        async with Server.start(settings) as server, httpx.AsyncClient(trust_env=False, timeout=20) as client:
-            async with client.stream(
-                "GET", f"{server.url}/v1/runs/{run_id}/events", headers=headers
-            ) as stream:
-                lines = stream.aiter_lines()
-                async for line in lines:
-                    if line.startswith(":"):
-                        break
-                cable.cut()
-                async with asyncio.timeout(10):
-                    await cable.refused.wait()
-                await pam.append(run_id, fence, "two")
-                await pam.finish(run_id, fence)
-                cable.mend()
-                ids = [int(line[4:]) async for line in lines if line.startswith("id: ")]
+        url = f"/v1/runs/{run_id}/events"
+        headers = token_of(pam, ann, url=cable.url)
+        async with Server.start(settings) as server, watch(server.url + url, headers) as lines:
+            async for line in lines:
+                if line.startswith(":"):
+                    break
+            cable.cut()
+            async with asyncio.timeout(10):
+                await cable.refused.wait()
+            await pam.append(run_id, fence, "two")
+            await pam.finish(run_id, fence)
+            cable.mend()
+            ids = [int(line[4:]) async for line in lines if line.startswith("id: ")]
     assert ids == [2, 3]
 
 
@@ -198,9 +208,8 @@ async def test_a_stream_ends_when_its_token_does(
     pam: Pam, http: httpx.AsyncClient, ann: Person, run_id: str
 ) -> None:
     headers = token_of(pam, ann, url=pam.platform.url, seconds=2) | STREAM
-    async with asyncio.timeout(60):
-        async with http.stream("GET", f"/v1/runs/{run_id}/events", headers=headers) as stream:
-            last = [line async for line in stream.aiter_lines() if line][-1]
+    async with http.stream("GET", f"/v1/runs/{run_id}/events", headers=headers) as stream:
+        last = [line async for line in stream.aiter_lines() if line][-1]
     assert last == ": your token is no longer accepted; come back with a new one"
 
 
@@ -209,9 +218,9 @@ async def test_a_stream_gives_up_when_its_patience_ends(
 ) -> None:
     monkeypatch.setattr(events, "HOLD_SECONDS", 0.6)
     app = create_app(dataclasses.replace(pam.settings, hold_events=True))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://pam") as held:
-        async with asyncio.timeout(10):
-            answer = await held.get(f"/v1/runs/{run_id}/events", headers=ann.headers | STREAM)
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://pam") as held, asyncio.timeout(10):
+        answer = await held.get(f"/v1/runs/{run_id}/events", headers=ann.headers | STREAM)
     assert answer.text == "retry: 2000\n\n: nothing new\n\n"
     missing = await api.get(f"/v1/runs/{uuid.uuid4()}/events", headers=ann.headers | STREAM)
     assert missing.status_code == 404

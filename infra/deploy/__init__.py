@@ -1,0 +1,1 @@
+"""How PAM gets to AWS: the bundles of the functions."""

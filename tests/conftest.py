@@ -1,0 +1,63 @@
+"""One real stack for the whole session, and databases cloned from a template: fast by default, nothing mocked."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from infra.cli.setting import SCRIPTS
+from infra.local.attach import running_stack
+from infra.local.facts import StackFacts
+from infra.local.stack import ROOT, StackOptions
+from tests.support.database import Database, Template
+from tests.support.house import House
+
+# Tests never spend money: whatever the caller has set, no test sees it.
+for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "PAM_MODEL", "SUPABASE_URL"):
+    os.environ.pop(name, None)
+
+FAST = (("fsync", "off"), ("synchronous_commit", "off"), ("full_page_writes", "off"))
+
+
+@pytest.fixture(scope="session")
+async def stack() -> AsyncIterator[StackFacts]:
+    """The embedded stack with one worker, on a state folder of its own."""
+    folder = Path(tempfile.mkdtemp(prefix="pam-tests-"))
+    folder.chmod(0o755)
+    options = StackOptions(
+        state=folder / "stack",
+        home=Path(os.environ.get("PAM_HOME") or ROOT / ".pam").resolve(),
+        model=None,
+        scripts=(SCRIPTS, Path(__file__).parent / "scripts"),
+        postgres_settings=FAST,
+        worker_environment=(("PAM_LEASE_SECONDS", "4"), ("PAM_SWEEP_SECONDS", "1")),
+    )
+    async with running_stack(options) as facts:
+        yield facts
+        gateway = (options.state / "logs" / "gateway.log").read_text()
+    shutil.rmtree(folder, ignore_errors=True)
+    assert "Traceback" not in gateway, gateway
+    assert "ERROR" not in gateway, gateway
+
+
+@pytest.fixture(scope="session")
+async def house(stack: StackFacts) -> AsyncIterator[House]:
+    """Real people on the stack, and helpers to start and follow runs as them."""
+    async with House.open(stack) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+async def template(stack: StackFacts) -> Template:
+    """A database with the platform and PAM, to clone."""
+    return await Template.make(stack)
+
+
+@pytest.fixture
+async def database(template: Template) -> AsyncIterator[Database]:
+    """A database of this test's own."""
+    async with template.clone() as cloned:
+        yield cloned

@@ -1,0 +1,1 @@
+"""What several tests stand on: cloned databases and real people on the stack."""
