@@ -1,1 +1,1 @@
-"""PAM's tools for people: the command line, the embedded stack, installation and bundles. Nothing of the product imports it."""
+"""PAM's tools for people: command line, embedded stack, installation, bundles. Nothing of the product imports it."""

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "infra" / "lock"
@@ -23,7 +24,7 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def fail(text: str) -> "None":
+def fail(text: str) -> NoReturn:
     """Say what is wrong and what to do, and stop."""
     say(f"pam: {text}")
     raise SystemExit(1)
@@ -31,7 +32,7 @@ def fail(text: str) -> "None":
 
 def main() -> None:
     """Make or find the environment, then become the command line in it."""
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - this file is run by whatever Python is there
         fail(f"PAM needs Python 3.11 or newer; this is {sys.version.split()[0]}. Try python3.11 -m infra …")
     if os.name != "posix":
         fail("PAM runs on Linux and macOS")
@@ -46,7 +47,7 @@ def main() -> None:
     except PermissionError as error:
         fail(f"cannot write {error.filename}: set PAM_HOME to a folder of your own")
     except OSError as error:
-        fail(f"{error.strerror or error} ({error.filename or home}): make room or set PAM_HOME to another folder, then try again")
+        fail(f"{error.strerror or error} ({error.filename or home}): make room, or set PAM_HOME to another folder")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PAM_HOME": str(home)}
     os.execve(str(python), [str(python), "-m", "infra.cli", *sys.argv[1:]], environment)  # noqa: S606 - our own Python
 
@@ -83,24 +84,43 @@ def make(home: Path, venv: Path, lock: Path) -> None:
             made = subprocess.run([sys.executable, "-m", "venv", str(venv)], capture_output=True, text=True)
             if made.returncode:
                 shutil.rmtree(venv, ignore_errors=True)
-                fail("this Python cannot make virtual environments: on Debian or Ubuntu install python3-venv (apt install python3-venv)\n"
-                     + (made.stdout + made.stderr).strip()[-400:])
+                fail(
+                    "this Python cannot make virtual environments: on Debian or Ubuntu, apt install python3-venv\n"
+                    + (made.stdout + made.stderr).strip()[-400:]
+                )
         install(venv, lock, total)
         (venv / f"{lock.name}.sha256").write_text(digest(lock))
         command = home / "bin" / "pam"
         command.parent.mkdir(exist_ok=True)
-        command.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" PAM_HOME="{home}" exec "{venv}/bin/python" -m infra.cli "$@"\n')
+        command.write_text(
+            f'#!/bin/sh\nPYTHONPATH="{ROOT}" PAM_HOME="{home}" exec "{venv}/bin/python" -m infra.cli "$@"\n'
+        )
         command.chmod(0o755)
         say(f"Ready in {time.monotonic() - began:.0f} s. `{command}` is the command `pam`.\n")
 
 
 def install(venv: Path, lock: Path, total: int) -> None:
     """pip with every hash checked, its steps counted."""
-    command = [str(venv / "bin" / "python"), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--no-deps",
-               "--require-hashes", "--only-binary", ":all:", "--progress-bar", "off", "-r", str(lock)]
+    command = [
+        str(venv / "bin" / "python"),
+        "-m",
+        "pip",
+        "install",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--no-deps",
+        "--require-hashes",
+        "--only-binary",
+        ":all:",
+        "--progress-bar",
+        "off",
+        "-r",
+        str(lock),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert process.stdout is not None
-    seen, tail, shown = 0, [], 0.0
+    seen, shown = 0, 0.0
+    tail: list[str] = []
     on_terminal = sys.stderr.isatty()
     try:
         for line in process.stdout:
@@ -122,7 +142,10 @@ def install(venv: Path, lock: Path, total: int) -> None:
         raise SystemExit(130) from None
     if status:
         reasons = "\n".join(line for line in tail if "ERROR" in line or "error" in line.lower()) or "\n".join(tail)
-        fail(f"the packages could not be installed: is the network (or your package index) there?\n{reasons}\nRun the same command again to go on.")
+        fail(
+            "the packages could not be installed: is the network (or your package index) there?\n"
+            f"{reasons}\nRun the same command again to go on."
+        )
 
 
 if __name__ == "__main__":

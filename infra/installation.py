@@ -47,20 +47,26 @@ def read_migrations(folder: Path = MIGRATIONS) -> list[Migration]:
 async def _applied(connection: psycopg.AsyncConnection) -> dict[str, str] | None:
     """Versions and digests of PAM's own history; None when PAM is not there."""
     async with connection.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute("select to_regnamespace('pam') is not null, to_regclass('pam_private.migrations') is not null")
+        await cursor.execute(
+            "select to_regnamespace('pam') is not null, to_regclass('pam_private.migrations') is not null"
+        )
         has_schema, has_history = await cursor.fetchone() or (False, False)
         if not has_schema:
             return None
         if not has_history:
-            raise InstallationRefused("this database has a schema `pam` that is not PAM's: rename it, or choose another database")
+            raise InstallationRefused(
+                "this database has a schema `pam` that is not PAM's: rename it, or choose another database"
+            )
         await cursor.execute("select version, sha256 from pam_private.migrations")
         return {str(version): str(digest) for version, digest in await cursor.fetchall()}
 
 
-async def install(dsn: str, *, migrations: list[Migration] | None = None, progress: Progress = lambda line: None) -> list[str]:
+async def install(
+    dsn: str, *, migrations: list[Migration] | None = None, progress: Progress = lambda line: None
+) -> list[str]:
     """Apply what is missing, each migration in a transaction of its own; answers the versions applied.
 
-    Installing and upgrading are the same act, and safe to repeat. A project whose migrations came by the Supabase CLI is
+    Installing and upgrading are the same act, safe to repeat. A project whose migrations came by the Supabase CLI is
     adopted: its history says what is there. Raises InstallationRefused when an applied file was edited.
     """
     migrations = read_migrations() if migrations is None else migrations
@@ -87,7 +93,9 @@ async def install(dsn: str, *, migrations: list[Migration] | None = None, progre
                     await connection.execute(migration.text.encode())
                     await _record(connection, migration)
             except psycopg.Error as error:
-                raise InstallationRefused(f"migration {migration.version} failed and was rolled back: {error}") from error
+                raise InstallationRefused(
+                    f"migration {migration.version} failed and was rolled back: {error}"
+                ) from error
             done.append(migration.version)
     return done
 
@@ -146,12 +154,14 @@ async def set_passwords(dsn: str, passwords: dict[str, str] | None = None) -> di
     chosen = passwords or {login: secrets.token_urlsafe(24) for login in LOGINS}
     async with await psycopg.AsyncConnection.connect(dsn) as connection:
         for login, password in chosen.items():
-            await connection.execute(sql.SQL("alter role {} password {}").format(sql.Identifier(login), sql.Literal(password)))
+            await connection.execute(
+                sql.SQL("alter role {} password {}").format(sql.Identifier(login), sql.Literal(password))
+            )
     return chosen
 
 
 async def uninstall(dsn: str) -> list[str]:
-    """Take PAM away: its schemas, its policies on opened tables and on Realtime, its roles where no other database uses them.
+    """Take PAM away: its schemas, its policies on opened tables and on Realtime, its roles where nobody else uses them.
 
     Answers what could not be removed, one sentence each.
     """
@@ -162,7 +172,9 @@ async def uninstall(dsn: str) -> list[str]:
             return left
         async with connection.transaction():
             await connection.execute("select pam.close_to_agent(o.table_id) from pam_private.opened_tables o")
-            await connection.execute('drop policy if exists "pam: people watch the runs of their organisations" on realtime.messages')
+            await connection.execute(
+                'drop policy if exists "pam: people watch the runs of their organisations" on realtime.messages'
+            )
             await connection.execute("drop schema pam, pam_worker, pam_private cascade")
             await connection.execute(
                 "do $$ declare s text; begin for s in select n.nspname from pg_catalog.pg_namespace n,"

@@ -47,9 +47,7 @@ class Workshop:
         self._sql = BoundSql(dsn=settings.agent_database_url)
         self._redis = RedisSpace(url=settings.upstash_url, token=settings.upstash_token)
         self._queue = RunQueue(redis=runqueue.connect(settings.redis_url))
-        model = OpenAIModel(
-            name=settings.model, api_key=settings.model_key, base_url=settings.model_url or OPENAI_URL
-        )
+        model = OpenAIModel(name=settings.model, api_key=settings.model_key, base_url=settings.model_url or OPENAI_URL)
         self._turns = Turns(
             gateway=self._gateway,
             model=RetryingModel(model=model),

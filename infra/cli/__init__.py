@@ -1,4 +1,4 @@
-"""The command line of PAM: one file a command, real people's doors only. `main` is what `pam` and `python3 -m infra` call."""
+"""The command line of PAM, one file a command. `main` is what `pam` and `python3 -m infra` call."""
 
 from infra.cli.app import main
 

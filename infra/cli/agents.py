@@ -26,7 +26,10 @@ async def import_card(env: dict[str, str], file: Path, *, console: Console) -> d
         answer = await person.import_card(org_id, card)
     console.print(f"{answer['name']} is imported as version {answer['version']}.")
     if waiting:
-        console.print(f"Granted, and not offered to the model yet: {', '.join(waiting)} (they come with later releases).", style="yellow")
+        console.print(
+            f"Granted, and not offered to the model yet: {', '.join(waiting)} (they come with later releases).",
+            style="yellow",
+        )
     return {**answer, "not_built": waiting}
 
 
@@ -51,7 +54,11 @@ async def show_agent(env: dict[str, str], name: str, *, console: Console) -> dic
         if not agents:
             raise CommandFailed(f"there is no agent {name} in your organisation: `pam agents list` shows them")
         versions = await person.select(
-            "agent_versions", "version,definition,sha256,created_at", org_id=org_id, agent_id=agents[0]["id"], version=agents[0]["version"]
+            "agent_versions",
+            "version,definition,sha256,created_at",
+            org_id=org_id,
+            agent_id=agents[0]["id"],
+            version=agents[0]["version"],
         )
     definition = versions[0]["definition"]
     console.print(f"{name}, version {versions[0]['version']}, sha256 {versions[0]['sha256'][:12]}…")

@@ -16,7 +16,10 @@ from workers.kernel.cards import CardRefused
 from workers.kernel.errors import PamError
 
 app = typer.Typer(
-    name="pam", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    name="pam",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
     help="Agents that do backend engineering for teams on Supabase, as the person who asked.",
 )
 agents_app = typer.Typer(no_args_is_help=True, help="Import, list and show agents.")
@@ -53,7 +56,9 @@ def execute(work: Coroutine[Any, Any, Any]) -> Any:
 def demo(
     as_json: Json = False,
     fresh: Annotated[bool, typer.Option(help="Start over with an empty database.")] = False,
-    record: Annotated[Path | None, typer.Option(help="Keep every raw websocket frame, the cut and the stored rows in this folder.")] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Keep every raw websocket frame, the cut and the stored rows in this folder.")
+    ] = None,
 ) -> None:
     """Run the main job on real input: two runs, rendered live, one cut in the middle."""
     from infra.cli.demo import run_demo
@@ -68,7 +73,9 @@ def demo(
 
 
 @app.command()
-def up(as_json: Json = False, fresh: Annotated[bool, typer.Option(help="Start over with an empty database.")] = False) -> None:
+def up(
+    as_json: Json = False, fresh: Annotated[bool, typer.Option(help="Start over with an empty database.")] = False
+) -> None:
     """Run the embedded stack in the foreground: URLs, keys, what is running. Ctrl-C ends everything."""
     from infra.cli.setting import environment
     from infra.cli.up import run_up
@@ -145,7 +152,8 @@ def events(
 
 @agents_app.command("import")
 def agents_import(
-    file: Annotated[Path, typer.Argument(help="A Markdown agent card, or Markdown with YAML front matter.")], as_json: Json = False
+    file: Annotated[Path, typer.Argument(help="A Markdown agent card, or Markdown with YAML front matter.")],
+    as_json: Json = False,
 ) -> None:
     """Import an agent card as the agent's next version; a broken one is refused with file, line and reason."""
     from infra.cli.agents import import_card
@@ -172,13 +180,18 @@ def agents_show(name: Annotated[str, typer.Argument(help="The agent's name.")], 
     answer(as_json, execute(show_agent(environment(), name, console=consoles(as_json))))
 
 
-DbUrl = Annotated[str, typer.Option("--db-url", envvar="PAM_OWNER_DATABASE_URL", help="The project's owner: postgresql://postgres:…@…")]
+DbUrl = Annotated[
+    str,
+    typer.Option("--db-url", envvar="PAM_OWNER_DATABASE_URL", help="The project's owner: postgresql://postgres:…@…"),
+]
 
 
 @app.command()
 def install(
     db_url: DbUrl,
-    webhook_url: Annotated[str | None, typer.Option(help="Where queued runs are announced: the hooks function's URL.")] = None,
+    webhook_url: Annotated[
+        str | None, typer.Option(help="Where queued runs are announced: the hooks function's URL.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Install PAM beside a project's own tables. Prints the lines for .env."""
@@ -231,7 +244,9 @@ def check(as_json: Json = False) -> None:
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def test(
     context: typer.Context,
-    mutations: Annotated[bool, typer.Option(help="Drop each policy, grant, fence and guard in turn; a survivor fails.")] = False,
+    mutations: Annotated[
+        bool, typer.Option(help="Drop each policy, grant, fence and guard in turn; a survivor fails.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Run the test suite; further arguments go to pytest."""
@@ -244,11 +259,12 @@ def test(
 
 @app.command()
 def bench(
-    only: Annotated[str | None, typer.Option(help="Run the rows whose name contains this.")] = None, as_json: Json = False
+    only: Annotated[str | None, typer.Option(help="Run the rows whose name contains this.")] = None,
+    as_json: Json = False,
 ) -> None:
     """Measure: medians, each with a yardstick in the same run."""
-    from infra.cli.setting import environment
     from infra.bench import run_bench
+    from infra.cli.setting import environment
 
     answer(as_json, execute(run_bench(environment(), console=consoles(as_json), only=only)))
 

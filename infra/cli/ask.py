@@ -17,11 +17,13 @@ CARD = ROOT / "workers" / "agent" / "backend_engineer.md"
 WORKSPACE = SCRIPTS.parent / "workspace"
 
 
-async def run_ask(env: dict[str, str], task: str, *, agent: str, thread: str | None, console: Console) -> dict[str, Any]:
+async def run_ask(
+    env: dict[str, str], task: str, *, agent: str, thread: str | None, console: Console
+) -> dict[str, Any]:
     """Start a run and follow it to its end or its question."""
     if not env.get("SUPABASE_URL") and chosen_model(env) is None:
         raise CommandFailed(
-            "no model is set: put OPENAI_API_KEY into the environment or .env (with OPENAI_BASE_URL and PAM_MODEL for another "
+            "no model is set: put OPENAI_API_KEY into the environment or .env (OPENAI_BASE_URL and PAM_MODEL for another "
             "OpenAI-compatible server). `pam demo` works without"
         )
     limit = money_limit(env)
@@ -32,7 +34,12 @@ async def run_ask(env: dict[str, str], task: str, *, agent: str, thread: str | N
             await _furnish(person, org_id)
         console.print(f"It may spend at most ${limit} (PAM_MAX_COST_USD).", style="dim")
         started = await person.call(
-            "start_run", org_id=org_id, agent=agent, message=task, thread_id=thread, limits={"max_cost_usd": float(limit)}
+            "start_run",
+            org_id=org_id,
+            agent=agent,
+            message=task,
+            thread_id=thread,
+            limits={"max_cost_usd": float(limit)},
         )
         console.print(f"run {started['run_id']}  thread {started['thread_id']}", style="dim")
         return await _follow(person, str(started["run_id"]), console)
@@ -71,8 +78,14 @@ async def read_events(env: dict[str, str], run: str) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []
         while True:
             page: Any = (
-                await person.client.schema("pam").from_("events").select("seq,type,payload,created_at").eq("run_id", run)
-                .gt("seq", rows[-1]["seq"] if rows else 0).order("seq").limit(500).execute()
+                await person.client.schema("pam")
+                .from_("events")
+                .select("seq,type,payload,created_at")
+                .eq("run_id", run)
+                .gt("seq", rows[-1]["seq"] if rows else 0)
+                .order("seq")
+                .limit(500)
+                .execute()
             ).data
             rows += page
             if len(page) < 500:
@@ -94,8 +107,14 @@ async def _follow(person: Person, run: str, console: Console) -> dict[str, Any]:
     if row["status"] == "interrupted":
         console.print(f'Answer with: pam reply {run} "…"', style="bold")
     return {
-        "run_id": run, "thread_id": row["thread_id"], "status": row["status"], "reason": row["reason"], "events": len(follower.tally.seqs),
-        "gaps": follower.tally.gaps, "duplicates": follower.tally.duplicates, "cost_usd": float(str(row["cost_usd"])),
+        "run_id": run,
+        "thread_id": row["thread_id"],
+        "status": row["status"],
+        "reason": row["reason"],
+        "events": len(follower.tally.seqs),
+        "gaps": follower.tally.gaps,
+        "duplicates": follower.tally.duplicates,
+        "cost_usd": float(str(row["cost_usd"])),
     }
 
 
@@ -113,5 +132,3 @@ def _checked(run: str) -> str:
 
 def _dimly(console: Console) -> Any:
     return lambda line: console.print(f"  {line}", style="dim")
-
-

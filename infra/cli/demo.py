@@ -1,11 +1,13 @@
 """`demo`: the main job on real input, rendered live, cut in the middle, and counted."""
 
+import asyncio
 import json
 import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from rich.console import Console
 
@@ -73,8 +75,12 @@ class Demo:
         agent = await person.import_card(org_id, read_card(CARD, known_tools=CARD_TOOLS))
         files = await person.put_files(org_id, WORKSPACE)
         projects = await self._join_projects(person)
-        self._say(f"Made an organisation, imported {agent['name']} (version {agent['version']}), wrote {files} workspace files.")
-        self._say(f"Joined the sample's open projects {', '.join(map(str, projects))} under their own row-level security.\n")
+        self._say(
+            f"Made an organisation, imported {agent['name']} version {agent['version']}, wrote {files} workspace files."
+        )
+        self._say(
+            f"Joined the sample's open projects {', '.join(map(str, projects))} under their own row-level security.\n"
+        )
 
         first = await self._run(person, org_id, str(agent["name"]), slow_list.TASK, thread_id=None, cut=False)
         if first.report.is_good:
@@ -90,19 +96,38 @@ class Demo:
 
     async def _join_projects(self, person: Person) -> list[int]:
         """Accept the sample's open invitations, as any signed-in person may."""
-        rows: Any = (await person.client.from_("invitations").select("project_id").eq("is_open", True).order("project_id").limit(3).execute()).data
+        rows: Any = (
+            await person.client.from_("invitations")
+            .select("project_id")
+            .eq("is_open", True)
+            .order("project_id")
+            .limit(3)
+            .execute()
+        ).data
         projects = [int(row["project_id"]) for row in rows]
         for project in projects:
-            await person.client.from_("members").insert(
-                {"project_id": project, "user_id": person.user_id, "role": "member"}, returning="minimal"  # type: ignore[arg-type]
-            ).execute()
+            await (
+                person.client.from_("members")
+                .insert(
+                    {"project_id": project, "user_id": person.user_id, "role": "member"},
+                    returning="minimal",  # type: ignore[arg-type]
+                )
+                .execute()
+            )
         return projects
 
-    async def _run(self, person: Person, org_id: str, agent: str, task: str, *, thread_id: str | None, cut: bool) -> "_Played":
+    async def _run(
+        self, person: Person, org_id: str, agent: str, task: str, *, thread_id: str | None, cut: bool
+    ) -> "_Played":
         self._say(f"[bold]{task}[/bold]\n" if self._console.is_terminal else f"{task}\n")
         began = time.monotonic()
         started = await person.call(
-            "start_run", org_id=org_id, agent=agent, message=task, thread_id=thread_id, limits={"max_cost_usd": float(self._limit_usd)}
+            "start_run",
+            org_id=org_id,
+            agent=agent,
+            message=task,
+            thread_id=thread_id,
+            limits={"max_cost_usd": float(self._limit_usd)},
         )
         follower = person.follow(str(started["run_id"]))
         played = _Played(str(started["thread_id"]), [], False, 0)
@@ -131,7 +156,12 @@ class Demo:
             if cut and not played.was_cut and results >= CUT_AFTER_RESULTS:
                 played.was_cut = True
                 if self._record:
-                    note = {"run_id": follower.run_id, "at": time.time(), "after_seq": item.seq, "away_seconds": CUT_SECONDS}
+                    note = {
+                        "run_id": follower.run_id,
+                        "at": time.time(),
+                        "after_seq": item.seq,
+                        "away_seconds": CUT_SECONDS,
+                    }
                     (self._record / "cut.json").write_text(json.dumps(note))
                 follower.cut(seconds=CUT_SECONDS)
 
@@ -139,7 +169,12 @@ class Demo:
         """Compare what came with what is stored."""
         run = (await person.select("runs", id=follower.run_id))[0]
         stored: Any = (
-            await person.client.schema("pam").from_("events").select("seq,created_at,payload").eq("run_id", follower.run_id).order("seq").execute()
+            await person.client.schema("pam")
+            .from_("events")
+            .select("seq,created_at,payload")
+            .eq("run_id", follower.run_id)
+            .order("seq")
+            .execute()
         ).data
         seqs = [int(row["seq"]) for row in stored]
         lost = set(seqs) ^ set(follower.tally.seqs)
@@ -148,7 +183,13 @@ class Demo:
         tools = [str(c["tool"]) for c in sorted(calls, key=lambda c: (c["step"], c["place"]))]
         played.live = follower.tally.live
         played.report = RunReport(
-            follower.run_id, str(run["status"]), tools, len(stored), gaps, follower.tally.duplicates, float(str(run["cost_usd"]))
+            follower.run_id,
+            str(run["status"]),
+            tools,
+            len(stored),
+            gaps,
+            follower.tally.duplicates,
+            float(str(run["cost_usd"])),
         )
         self.runs.append(played.report)
         if self._record:
@@ -162,16 +203,17 @@ class Demo:
             raise CommandFailed(f"the task asks for one new migration file; the agent wrote {len(paths)}")
         file = await person.call("read_file", org_id=org_id, path=paths[0])
         self._say(f"\nApplying {paths[0]} to a clone of the database …")
-        from uuid import UUID
-
         proof = await slow_list.prove(
-            owner_dsn=self._facts.owner_dsn, admin_dsn=self._facts.admin_dsn, migration_sql=str(file["text"]), user_id=UUID(person.user_id)
+            owner_dsn=self._facts.owner_dsn,
+            admin_dsn=self._facts.admin_dsn,
+            migration_sql=str(file["text"]),
+            user_id=UUID(person.user_id),
         )
         if not proof.passed:
             raise CommandFailed(f"the fix does not hold on the clone: {proof.reason}")
         self._say(
-            f"The same {proof.rows} rows, {proof.before_seconds * 1000:.0f} ms before and {proof.after_seconds * 1000:.1f} ms after: "
-            f"{proof.ratio:.0f} × faster. Nobody sees more or less than before."
+            f"The same {proof.rows} rows: {proof.before_seconds * 1000:.0f} ms before, {proof.after_seconds * 1000:.1f} ms after, "
+            f"{proof.ratio:.0f} × as fast. Nobody sees more or less than before."
         )
 
     def _say(self, text: str) -> None:
@@ -195,16 +237,26 @@ async def run_demo(env: dict[str, str], *, console: Console, fresh: bool, record
     limit = money_limit(env)
     options = stack_options(env, fresh=fresh)
     if options.model is None:
-        console.print("The model is a [bold]rehearsal[/bold]: a script behind the real wire. Everything else is real.", highlight=False)
-        console.print("Set OPENAI_API_KEY (and OPENAI_BASE_URL, PAM_MODEL) to use a model of your own.\n", highlight=False)
+        console.print(
+            "The model is a [bold]rehearsal[/bold]: a script behind the real wire. Everything else is real.",
+            highlight=False,
+        )
+        console.print(
+            "Set OPENAI_API_KEY (and OPENAI_BASE_URL, PAM_MODEL) to use a model of your own.\n", highlight=False
+        )
     else:
-        console.print(f"The model is [bold]{options.model.name}[/bold]. A run may spend at most ${limit} (PAM_MAX_COST_USD).\n", highlight=False)
+        console.print(
+            f"The model is [bold]{options.model.name}[/bold]. A run may spend at most ${limit} (PAM_MAX_COST_USD).\n",
+            highlight=False,
+        )
     if record:
-        record.mkdir(parents=True, exist_ok=True)
+        await asyncio.to_thread(record.mkdir, parents=True, exist_ok=True)
     demo: Demo | None = None
     error: str | None = None
     try:
-        async with running_stack(options, progress=lambda line: console.print(f"  {line}", style="dim", highlight=False)) as facts:
+        async with running_stack(
+            options, progress=lambda line: console.print(f"  {line}", style="dim", highlight=False)
+        ) as facts:
             check_model(facts, options.model)
             console.print(f"  The stack is ready: {time.monotonic() - began:.1f} s.\n", style="dim", highlight=False)
             demo = Demo(facts=facts, console=console, limit_usd=str(limit), record=record)

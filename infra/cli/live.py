@@ -1,7 +1,7 @@
 """Follows one run live: a private Realtime channel, and the log read by seq on every join, gap and silence."""
 
-import asyncio
 import ast
+import asyncio
 import contextlib
 import json
 import logging
@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 from realtime import AsyncRealtimeClient, RealtimeSubscribeStates
+
 from supabase import AsyncClient
 
 SILENCE_SECONDS = 10.0
@@ -76,7 +77,9 @@ class FrameRecorder(logging.Handler):
         if message.startswith("receive: "):
             raw = ast.literal_eval(message.removeprefix("receive: "))
             self.count += 1
-            self._file.write(json.dumps({"at": time.time(), "frame": raw if isinstance(raw, str) else raw.hex()}) + "\n")
+            self._file.write(
+                json.dumps({"at": time.time(), "frame": raw if isinstance(raw, str) else raw.hex()}) + "\n"
+            )
             self._file.flush()
 
     @contextlib.contextmanager
@@ -111,7 +114,7 @@ class RunFollower:
         self._blind_until = 0.0
 
     async def follow(self) -> AsyncIterator[LoggedEvent | PreviewFrame | Cut]:
-        """Until the run's terminal event; an interrupt is one, too. Raises SignedOut's cause from the client on a lost session."""
+        """Until the run's terminal event; an interrupt is one, too."""
         try:
             while True:
                 if not await self._join():
@@ -131,14 +134,18 @@ class RunFollower:
     def cut(self, *, seconds: float) -> None:
         """Tear the connection as a lost network does, and stay away for a while."""
         self._blind_until = time.monotonic() + seconds
-        connection = self._socket._ws_connection if self._socket else None  # the library has no call for tearing a socket
+        connection = (
+            self._socket._ws_connection if self._socket else None
+        )  # the library has no call for tearing a socket
         if connection is not None:
             connection.transport.abort()
 
     async def _goes_on(self) -> bool:
         """Whether the run was answered and works on behind its interrupt."""
-        rows = (await self._client.schema("pam").from_("runs").select("status").eq("id", self.run_id).execute()).data
-        return bool(rows) and rows[0]["status"] in ("queued", "running")  # type: ignore[index,call-overload]
+        rows: Any = (
+            await self._client.schema("pam").from_("runs").select("status").eq("id", self.run_id).execute()
+        ).data
+        return bool(rows) and rows[0]["status"] in ("queued", "running")
 
     async def _join(self) -> bool:
         """Connect and join the run's private topic as the person; False when that does not work now."""
@@ -160,9 +167,20 @@ class RunFollower:
         try:
             await socket.connect()
             await socket.set_auth(self._token)
-            channel = socket.channel(f"run:{self.run_id}", {"config": {"private": True, "broadcast": {"ack": False, "self": False}, "presence": {"key": "", "enabled": False}}})
+            channel = socket.channel(
+                f"run:{self.run_id}",
+                {
+                    "config": {
+                        "private": True,
+                        "broadcast": {"ack": False, "self": False},
+                        "presence": {"key": "", "enabled": False},
+                    }
+                },
+            )
             channel.on_broadcast("events", lambda message: self._inbox.put_nowait(("events", dict(message["payload"]))))
-            channel.on_broadcast("preview", lambda message: self._inbox.put_nowait(("preview", dict(message["payload"]))))
+            channel.on_broadcast(
+                "preview", lambda message: self._inbox.put_nowait(("preview", dict(message["payload"])))
+            )
             await channel.subscribe(told)
             self._socket = socket
             return await asyncio.wait_for(joined, 10)
@@ -208,7 +226,14 @@ class RunFollower:
         while True:
             try:
                 answer = await (
-                    self._client.schema("pam").from_("events").select("seq,payload").eq("run_id", self.run_id).gt("seq", self._last).order("seq").limit(500).execute()
+                    self._client.schema("pam")
+                    .from_("events")
+                    .select("seq,payload")
+                    .eq("run_id", self.run_id)
+                    .gt("seq", self._last)
+                    .order("seq")
+                    .limit(500)
+                    .execute()
                 )
             except (httpx.HTTPError, OSError):
                 await asyncio.sleep(0.5)

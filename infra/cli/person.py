@@ -6,10 +6,10 @@ from typing import Any
 
 import httpx
 from postgrest.exceptions import APIError
-from supabase import AsyncClient, acreate_client
 from supabase_auth.errors import AuthError
 
 from infra.cli.live import RunFollower
+from supabase import AsyncClient, acreate_client
 from workers.kernel.cards import AgentCard
 
 
@@ -42,11 +42,15 @@ class Person:
         client = await acreate_client(url, publishable_key)
         credentials: Any = {"email": email, "password": password}
         try:
-            answer = await (client.auth.sign_up(credentials) if is_new else client.auth.sign_in_with_password(credentials))
+            answer = await (
+                client.auth.sign_up(credentials) if is_new else client.auth.sign_in_with_password(credentials)
+            )
         except AuthError as error:
             raise CommandFailed(f"{email} could not sign {'up' if is_new else 'in'}: {error.message}") from error
         except (httpx.HTTPError, OSError) as error:
-            raise CommandFailed(f"{url} does not answer ({type(error).__name__}): is SUPABASE_URL right, and the network there?") from error
+            raise CommandFailed(
+                f"{url} does not answer ({type(error).__name__}): is SUPABASE_URL right, and the network there?"
+            ) from error
         if answer.user is None or answer.session is None:
             raise CommandFailed(f"{email} must confirm the address first: open the link in the mail, then try again")
         return cls(client, url, publishable_key, str(answer.user.id), email)
@@ -57,7 +61,9 @@ class Person:
             answer: Any = (await self.client.schema("pam").rpc(name, arguments).execute()).data
         except APIError as error:
             if error.code in ("PGRST106", "PGRST202"):
-                raise CommandFailed("schema pam is not exposed or not installed: run `pam install`, then add `pam` to the exposed schemas") from error
+                raise CommandFailed(
+                    "schema pam is not exposed or not installed: `pam install`, then add `pam` to the exposed schemas"
+                ) from error
             raise CommandFailed(f"{name}: {error.message}") from error
         except (httpx.HTTPError, OSError) as error:
             raise CommandFailed(f"{self.url} does not answer: {type(error).__name__}") from error
@@ -77,7 +83,9 @@ class Person:
 
     async def import_card(self, org_id: str, card: AgentCard) -> dict[str, Any]:
         """Import a card into an organisation as its agent's next version."""
-        return await self.call("import_agent", org_id=org_id, name=card.name, definition=card.definition(), source=card.source)
+        return await self.call(
+            "import_agent", org_id=org_id, name=card.name, definition=card.definition(), source=card.source
+        )
 
     async def put_files(self, org_id: str, folder: Path) -> int:
         """Write a folder's files into the organisation's workspace, those that are not there yet; answers how many."""

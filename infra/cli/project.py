@@ -43,7 +43,9 @@ async def run_install(db_url: str, *, webhook_url: str | None, console: Console,
 
 async def run_uninstall(db_url: str, *, console: Console, is_sure: bool) -> dict[str, Any]:
     """Take PAM away."""
-    if not is_sure and not (console.is_terminal and Confirm.ask("Remove PAM and every run, file and message it keeps?", console=console)):
+    if not is_sure and not (
+        console.is_terminal and Confirm.ask("Remove PAM and every run, file and message it keeps?", console=console)
+    ):
         raise CommandFailed("nothing was removed: say --yes to remove PAM and everything it stored")
     try:
         left = await installation.uninstall(db_url)
@@ -61,4 +63,5 @@ def _as(db_url: str, login: str, password: str) -> str:
     owner, dot, project = str(parts.get("user", "postgres")).partition(".")
     user = f"{login}{dot}{project}" if dot else login
     query = f"?sslmode={parts['sslmode']}" if parts.get("sslmode") else ""
-    return f"postgresql://{user}:{password}@{parts.get('host', '127.0.0.1')}:{parts.get('port', 5432)}/{parts.get('dbname', owner)}{query}"
+    address = f"{parts.get('host', '127.0.0.1')}:{parts.get('port', 5432)}"
+    return f"postgresql://{user}:{password}@{address}/{parts.get('dbname', owner)}{query}"

@@ -57,7 +57,11 @@ def chosen_model(env: dict[str, str]) -> ModelChoice | None:
     key = env.get("OPENAI_API_KEY", "").strip()
     if not key:
         return None
-    return ModelChoice(env.get("PAM_MODEL", "").strip() or DEFAULT_MODEL, env.get("OPENAI_BASE_URL", "").strip() or DEFAULT_MODEL_URL, key)
+    return ModelChoice(
+        env.get("PAM_MODEL", "").strip() or DEFAULT_MODEL,
+        env.get("OPENAI_BASE_URL", "").strip() or DEFAULT_MODEL_URL,
+        key,
+    )
 
 
 def stack_options(env: dict[str, str], *, fresh: bool = False) -> StackOptions:
@@ -104,7 +108,9 @@ class Place:
         if self.stack is None:
             email, password = self.env.get("PAM_EMAIL", ""), self.env.get("PAM_PASSWORD", "")
             if not (email and password):
-                raise CommandFailed("set PAM_EMAIL and PAM_PASSWORD (an account of the project) in .env or the environment")
+                raise CommandFailed(
+                    "set PAM_EMAIL and PAM_PASSWORD (an account of the project) in .env or the environment"
+                )
             return await Person.sign_in(self.url, self.publishable_key, email=email, password=password)
         password = Secrets.keep(Path(self.stack.state) / "secrets.json").owner_password
         try:
@@ -131,7 +137,9 @@ async def place(env: dict[str, str], *, progress: Progress) -> AsyncIterator[Pla
     url, key = env.get("SUPABASE_URL", "").strip().rstrip("/"), env.get("SUPABASE_PUBLISHABLE_KEY", "").strip()
     if url:
         if not key:
-            raise CommandFailed("SUPABASE_URL is set, SUPABASE_PUBLISHABLE_KEY is not: copy it from the project's API settings")
+            raise CommandFailed(
+                "SUPABASE_URL is set, SUPABASE_PUBLISHABLE_KEY is not: copy it from the project's API settings"
+            )
         yield Place(url, key, None, env)
         return
     options = stack_options(env)
@@ -148,5 +156,6 @@ def check_model(facts: StackFacts, wanted: ModelChoice | None) -> None:
     name = wanted.name if wanted else "rehearsal"
     if facts.model != name or (wanted and wanted.url and facts.model_url != wanted.url):
         raise CommandFailed(
-            f"the running stack uses the model {facts.model}, and {name} is wanted: end the commands that use it (Ctrl-C), then try again"
+            f"the running stack uses the model {facts.model}, and {name} is wanted: "
+            "end the commands that use it (Ctrl-C), then try again"
         )

@@ -20,12 +20,20 @@ async def run_up(env: dict[str, str], *, console: Console, fresh: bool, as_json:
     try:
         async with running_stack(options, progress=lambda line: console.print(f"  {line}", style="dim")) as facts:
             if as_json:
-                print(json.dumps({**facts.environment(), "SUPABASE_SECRET_KEY": facts.secret_key, "PAM_API_URL": facts.api_url}), flush=True)
+                print(
+                    json.dumps(
+                        {**facts.environment(), "SUPABASE_SECRET_KEY": facts.secret_key, "PAM_API_URL": facts.api_url}
+                    ),
+                    flush=True,
+                )
             console.print(f"\nSupabase    {facts.url}     (Auth, PostgREST, Realtime; schemas public and pam)")
             console.print(f"API         {facts.api_url}")
             console.print(f"Postgres    {facts.owner_dsn}")
             console.print(f"Key         {facts.publishable_key}")
-            console.print(f"Model       {facts.model}" + ("  (a script; set OPENAI_API_KEY for a model)" if facts.model == "rehearsal" else ""))
+            console.print(
+                f"Model       {facts.model}"
+                + ("  (a script; set OPENAI_API_KEY for a model)" if facts.model == "rehearsal" else "")
+            )
             console.print(f"Logs        {options.state / 'logs'}")
             console.print("\nThe stack is up. Ctrl-C ends it.")
             while not stop.is_set():
@@ -33,7 +41,9 @@ async def run_up(env: dict[str, str], *, console: Console, fresh: bool, as_json:
                     await asyncio.wait_for(stop.wait(), 1)
                 except TimeoutError:
                     if not (options.state / "stack.json").exists():
-                        raise CommandFailed(f"the stack ended by itself: see {options.state / 'logs' / 'supervisor.log'}") from None
+                        raise CommandFailed(
+                            f"the stack ended by itself: see {options.state / 'logs' / 'supervisor.log'}"
+                        ) from None
             console.print("Stopping the stack, unless another command still uses it.")
     except StackFailed as error:
         raise CommandFailed(str(error)) from error

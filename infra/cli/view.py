@@ -1,5 +1,6 @@
 """Renders a run's live events on a terminal, and plainly where there is none."""
 
+import contextlib
 import json
 from decimal import Decimal
 from typing import Any
@@ -66,12 +67,18 @@ class RunView:
                 outcome = (event.get("outcome") or {}).get("type", "success")
                 if outcome == "interrupt":
                     for asked in event["outcome"]["interrupts"]:
-                        self._line(f"[bold yellow]? {escape(str(asked.get('message') or asked['reason']))}[/bold yellow]")
+                        self._line(
+                            f"[bold yellow]? {escape(str(asked.get('message') or asked['reason']))}[/bold yellow]"
+                        )
                 else:
-                    word = {"success": "[bold green]✔ succeeded", "cancelled": "[bold yellow]■ cancelled"}.get(outcome, escape(outcome))
+                    word = {"success": "[bold green]✔ succeeded", "cancelled": "[bold yellow]■ cancelled"}.get(
+                        outcome, escape(outcome)
+                    )
                     self._line(f"{word}[/], ${self._spent:f} in all")
             case "RUN_ERROR":
-                self._line(f"[bold red]✘ failed[/bold red] ({escape(str(event.get('code')))}): {escape(event['message'])}")
+                self._line(
+                    f"[bold red]✘ failed[/bold red] ({escape(str(event.get('code')))}): {escape(event['message'])}"
+                )
             case _:
                 return
 
@@ -80,7 +87,10 @@ class RunView:
             case "pam.usage":
                 self._spent += Decimal(value["cost_usd"])
                 about = "about " if value["is_estimated"] else ""
-                self._line(f"  [dim]{about}{value['input_tokens']:,} tokens in, {value['output_tokens']:,} out, ${value['cost_usd']}, {value['seconds']:.1f} s[/dim]")
+                self._line(
+                    f"  [dim]{about}{value['input_tokens']:,} tokens in, {value['output_tokens']:,} out, "
+                    f"${value['cost_usd']}, {value['seconds']:.1f} s[/dim]"
+                )
             case "pam.tool_outcome" if value["status"] != "succeeded":
                 self._line(f"    [yellow]{escape(value['tool'])}: {escape(value['status'])}[/yellow]")
             case "pam.resumed":
@@ -108,10 +118,8 @@ class RunView:
 
 
 def _one_line(text: str) -> str:
-    try:
+    with contextlib.suppress(ValueError):
         text = json.dumps(json.loads(text), ensure_ascii=False)
-    except ValueError:
-        pass
     return text if len(text) <= _MAX_COLUMNS else f"{text[: _MAX_COLUMNS - 1]}…"
 
 

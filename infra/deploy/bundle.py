@@ -1,8 +1,8 @@
 """Build what Lambda runs: a zip a function, for arm64 and Python 3.13, of the same bytes at every build.
 
-Run as `python -m infra.deploy.bundle build/lambda`; serverless.yml takes the zips from there. A zip carries the handler's
-module, what of this repository it imports, and its own few requirements, as the lock pins them. No plugin and no
-Docker: uv picks the wheels (the usual plugin puts x86-64 wheels into an arm64 zip without a word).
+Run as `python -m infra.deploy.bundle build/lambda`; serverless.yml takes the zips from there. A zip carries the
+handler's module, what of this repository it imports, and its own few requirements, as the lock pins them.
+No plugin and no Docker: uv picks the wheels (the usual plugin puts x86-64 ones into an arm64 zip silently).
 """
 
 import ast
@@ -33,9 +33,7 @@ class Bundle:
 
 
 BUNDLES = (
-    Bundle(
-        "api", "functions.main", ("fastapi", "mangum", "postgrest", "httpx", "pyjwt[crypto]", "structlog")
-    ),
+    Bundle("api", "functions.main", ("fastapi", "mangum", "postgrest", "httpx", "pyjwt[crypto]", "structlog")),
     Bundle("hooks", "functions.hooks", ("starlette", "mangum", "redis", "rq", "structlog")),
     Bundle("sweep", "functions.sweep", ("psycopg[binary]", "redis", "rq", "structlog")),
 )
@@ -62,7 +60,7 @@ def sources(module: str) -> list[Path]:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Every name that a file imports when it runs, those inside functions too; `from a import b` gives a and a.b."""
+    """Every name that a file imports, inside functions too; `from a import b` gives a and a.b."""
     waiting: list[ast.AST] = [ast.parse(path.read_text())]
     while waiting:
         node = waiting.pop()
@@ -80,7 +78,7 @@ def imports(path: Path) -> Iterator[str]:
 def build(folder: Path, *, python: Path | None = None) -> list[Path]:
     """Build every bundle into the folder; answers the zips.
 
-    With a Python 3.13 (given, or found by uv) the zips carry bytecode, without which Lambda imports three times
+    With a Python 3.13 (given, or found by uv) the zips carry bytecode; without it Lambda imports three times
     slower. Raises BundleFailed.
     """
     folder.mkdir(parents=True, exist_ok=True)

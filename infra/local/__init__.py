@@ -1,1 +1,1 @@
-"""The embedded stack, one file a process: real Postgres, Redis and @supabase/lite, and stand-ins for what no registry carries."""
+"""The embedded stack, one file a process: real Postgres, Redis and lite, stand-ins for what no registry carries."""

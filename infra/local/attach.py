@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from infra.local.facts import StackFacts
 from infra.local.locks import FileLock
@@ -67,16 +66,27 @@ def _spawn(options: StackOptions) -> "subprocess.Popen[bytes]":
         "postgres_settings": dict(options.postgres_settings),
         "worker_environment": dict(options.worker_environment),
     }
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PAM_SUPERVISED_MODEL_KEY": options.model.key if options.model else ""}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PAM_SUPERVISED_MODEL_KEY": options.model.key if options.model else "",
+    }
     environment.pop("OPENAI_API_KEY", None)
     with log.open("ab") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "infra.local.supervisor", json.dumps(given)],
-            stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd=options.state, env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            cwd=options.state,
+            env=environment,
         )
 
 
-async def _until_ready(options: StackOptions, supervisor: "subprocess.Popen[bytes] | None", progress: Progress) -> StackFacts:
+async def _until_ready(
+    options: StackOptions, supervisor: "subprocess.Popen[bytes] | None", progress: Progress
+) -> StackFacts:
     told = 0
     deadline = time.monotonic() + 240
     while True:

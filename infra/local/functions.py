@@ -4,11 +4,11 @@ import argparse
 import os
 
 import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+
 from functions.hooks import create_hooks_from
 from functions.main import create_app
 from functions.settings import ApiSettings, HookSettings
-from starlette.types import ASGIApp, Receive, Scope, Send
-
 from workers.kernel import telemetry
 
 
@@ -31,7 +31,12 @@ def main() -> None:
     api = create_app(ApiSettings.read(os.environ, hold_events=True))
     hooks = create_hooks_from(HookSettings.read(os.environ))
     uvicorn.run(
-        composed(api, hooks), host="127.0.0.1", port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=2
+        composed(api, hooks),
+        host="127.0.0.1",
+        port=port,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=2,
     )
 
 

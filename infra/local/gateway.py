@@ -71,9 +71,7 @@ class Proxy:
             if len(body) > MAX_BODY_BYTES:
                 return JSONResponse({"message": f"a request has at most {MAX_BODY_BYTES} bytes"}, 413)
         headers = [pair for pair in request.headers.items() if pair[0] not in _HOP_HEADERS]
-        url = httpx.URL(
-            self._base_url, raw_path=request.scope["raw_path"] + b"?" + request.scope["query_string"]
-        )
+        url = httpx.URL(self._base_url, raw_path=request.scope["raw_path"] + b"?" + request.scope["query_string"])
         try:
             answer = await self._client.request(
                 request.method, url, headers=[*headers, ("accept-encoding", "identity")], content=bytes(body)
@@ -128,9 +126,7 @@ def create_gateway(settings: Settings) -> Starlette:
     )
     client = httpx.AsyncClient(
         trust_env=False,
-        verify=ssl.SSLContext(
-            ssl.PROTOCOL_TLS_CLIENT
-        ),  # it speaks plain HTTP on loopback: no CA store to load
+        verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),  # it speaks plain HTTP on loopback: no CA store to load
         timeout=PROXY_SECONDS,
         limits=httpx.Limits(max_connections=None, max_keepalive_connections=20, keepalive_expiry=4),
     )

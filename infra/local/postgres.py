@@ -32,9 +32,13 @@ def postgres_account() -> Account | None:
     except KeyError:
         useradd = shutil.which("useradd", path="/usr/sbin:/sbin:/usr/bin:/bin")
         if useradd is None:
-            raise ProcessFailed("PostgreSQL refuses to run as root and there is no useradd: run PAM as an ordinary user") from None
+            raise ProcessFailed(
+                "PostgreSQL refuses to run as root and there is no useradd: run PAM as an ordinary user"
+            ) from None
         done = subprocess.run(
-            [useradd, "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", _SYSTEM_USER], capture_output=True, text=True
+            [useradd, "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", _SYSTEM_USER],
+            capture_output=True,
+            text=True,
         )
         if done.returncode not in (0, 9):
             raise ProcessFailed(f"could not make a system user for PostgreSQL: {done.stderr.strip()}") from None
@@ -96,7 +100,9 @@ class Postgres:
         return f"postgresql://{user}:{password or self.password}@127.0.0.1:{self.port}/{database}"
 
     @classmethod
-    async def start(cls, *, files: PostgresFiles, port: int, log: Path, settings: dict[str, str] | None = None) -> "Postgres":
+    async def start(
+        cls, *, files: PostgresFiles, port: int, log: Path, settings: dict[str, str] | None = None
+    ) -> "Postgres":
         """Initialise the data folder if it is new, and start the server on 127.0.0.1:port.
 
         Raises ProcessFailed with the log's last lines.
@@ -116,7 +122,12 @@ class Postgres:
         }
         child = await Child.start(
             name="postgres",
-            command=[files.programs / "bin" / "postgres", "-D", files.data, *(f"--{k}={v}" for k, v in options.items())],
+            command=[
+                files.programs / "bin" / "postgres",
+                "-D",
+                files.data,
+                *(f"--{k}={v}" for k, v in options.items()),
+            ],
             log=log,
             environment={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
             account=files.account,
@@ -164,10 +175,23 @@ def _initialise(files: PostgresFiles) -> str:
     run_as = {"user": files.account.uid, "group": files.account.gid, "extra_groups": []} if files.account else {}
     done = subprocess.run(
         [
-            str(files.programs / "bin" / "initdb"), "-D", str(files.data), "-U", SUPERUSER, f"--pwfile={handover}",
-            "--auth=scram-sha-256", "--encoding=UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--no-sync",
+            str(files.programs / "bin" / "initdb"),
+            "-D",
+            str(files.data),
+            "-U",
+            SUPERUSER,
+            f"--pwfile={handover}",
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+            "--locale-provider=builtin",
+            "--builtin-locale=C.UTF-8",
+            "--no-sync",
         ],
-        capture_output=True, text=True, cwd="/", env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"}, **run_as,  # type: ignore[call-overload]
+        capture_output=True,
+        text=True,
+        cwd="/",
+        env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
+        **run_as,  # type: ignore[call-overload]
     )
     handover.unlink()
     if done.returncode:

@@ -16,7 +16,9 @@ def server_program() -> Path:
     except ProcessFailed:
         found = shutil.which("redis-server")
         if found is None:
-            raise ProcessFailed("there is no redis-server for this Python: install one (apt install redis-server, brew install redis)") from None
+            raise ProcessFailed(
+                "there is no redis-server for this Python: install one (apt install redis-server, brew install redis)"
+            ) from None
         return Path(found)
 
 
@@ -31,7 +33,11 @@ async def start_redis(*, folder: Path, port: int, password: str, log: Path) -> t
         'appendonly yes\nsave ""\nmaxmemory 128mb\nmaxmemory-policy noeviction\n'
     )
     child = await Child.start(
-        name="redis", command=[server_program(), configuration], log=log, environment={"PATH": "/usr/bin:/bin", "LC_ALL": "C"}, cwd=folder
+        name="redis",
+        command=[server_program(), configuration],
+        log=log,
+        environment={"PATH": "/usr/bin:/bin", "LC_ALL": "C"},
+        cwd=folder,
     )
     url = f"redis://:{password}@127.0.0.1:{port}/0"
     client = redis.asyncio.Redis.from_url(url)

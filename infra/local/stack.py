@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psycopg
 import structlog
 
 from infra import installation
-from infra.local import postgres
 from infra.local.facts import ModelChoice, Secrets, StackFacts, write_private
 from infra.local.lite import Lite
 from infra.local.postgres import Postgres, lay_out
@@ -82,7 +80,7 @@ class Stack:
         return self._children
 
     async def start(self) -> StackFacts:
-        """Start everything; answers the facts. Raises ProcessFailed or InstallationRefused, with nothing left running."""
+        """Start everything; answers the facts. Raises ProcessFailed or InstallationRefused, with nothing left behind."""
         try:
             return await self._start()
         except BaseException:
@@ -119,7 +117,9 @@ class Stack:
         settings = dict(self._options.postgres_settings)
 
         async def starter() -> Child:
-            self._server = await Postgres.start(files=files, port=self._ports["postgres"], log=self._logs / "postgres.log", settings=settings)
+            self._server = await Postgres.start(
+                files=files, port=self._ports["postgres"], log=self._logs / "postgres.log", settings=settings
+            )
             return self._server.child
 
         await self._begin("postgres", starter)
@@ -130,32 +130,53 @@ class Stack:
         """The platform, PAM's migrations and the sample, as far as they are not there yet."""
         admin = server.dsn()
         owner = server.dsn("postgres", password=self._secrets.owner_password)
-        sources = [HERE / "platform.sql", HERE / "platform_after_auth.sql", HERE / "lite" / "launch.ts", HERE / "lite" / "deno.lock"]
+        sources = [
+            HERE / "platform.sql",
+            HERE / "platform_after_auth.sql",
+            HERE / "lite" / "launch.ts",
+            HERE / "lite" / "deno.lock",
+        ]
         digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
         marker = self._state / "platform.sha256"
         if not marker.exists() or marker.read_text() != digest:
             self._progress("Preparing the database")
             auth_schema = await self._lite.auth_schema()
             async with await psycopg.AsyncConnection.connect(admin, autocommit=True) as connection:
-                for text in ((HERE / "platform.sql").read_text(), auth_schema, (HERE / "platform_after_auth.sql").read_text()):
+                for text in (
+                    (HERE / "platform.sql").read_text(),
+                    auth_schema,
+                    (HERE / "platform_after_auth.sql").read_text(),
+                ):
                     await connection.execute(text.encode())
-                for role, password in (("postgres", self._secrets.owner_password), ("supabase_lite", self._secrets.lite_password)):
-                    await connection.execute(psycopg.sql.SQL("alter role {} password {}").format(psycopg.sql.Identifier(role), password))
+                for role, password in (
+                    ("postgres", self._secrets.owner_password),
+                    ("supabase_lite", self._secrets.lite_password),
+                ):
+                    await connection.execute(
+                        psycopg.sql.SQL("alter role {} password {}").format(psycopg.sql.Identifier(role), password)
+                    )
             marker.write_text(digest)
         await installation.install(owner, progress=self._progress)
         await installation.set_passwords(
             owner,
-            {"pam_worker": self._secrets.worker_password, "pam_agent_sql": self._secrets.agent_password, "pam_sweeper": self._secrets.sweeper_password},
+            {
+                "pam_worker": self._secrets.worker_password,
+                "pam_agent_sql": self._secrets.agent_password,
+                "pam_sweeper": self._secrets.sweeper_password,
+            },
         )
         await installation.set_webhook(
-            owner, url=f"http://127.0.0.1:{self._ports['functions']}/hooks/run-queued", secret=self._secrets.webhook_secret
+            owner,
+            url=f"http://127.0.0.1:{self._ports['functions']}/hooks/run-queued",
+            secret=self._secrets.webhook_secret,
         )
         async with await psycopg.AsyncConnection.connect(owner, autocommit=True) as connection:
             await connection.execute(SEED.read_bytes())
             for table in SAMPLE_TABLES:
                 await connection.execute(
                     "select pam.open_to_agent(t) from to_regclass(%(table)s) t where not exists ("
-                    "select from pam_private.opened_tables o where o.table_id = t and o.policies_sha256 = pam_private.policies_digest(t))",
+                    "select from pam_private.opened_tables o"
+                    " where o.table_id = t and o.policies_sha256 = pam_private.policies_digest(t))",
                     {"table": f"public.{table}"},
                 )
 
@@ -187,7 +208,10 @@ class Stack:
 
     async def _start_redis(self) -> Child:
         child, _ = await start_redis(
-            folder=self._state / "redis", port=self._ports["redis"], password=self._secrets.redis_password, log=self._logs / "redis.log"
+            folder=self._state / "redis",
+            port=self._ports["redis"],
+            password=self._secrets.redis_password,
+            log=self._logs / "redis.log",
         )
         return child
 
@@ -247,7 +271,11 @@ class Stack:
     async def _start_worker(self, facts: StackFacts, number: int) -> Child:
         key = self._options.model.key if self._options.model else "rehearsal"
         environment = {
-            **{k: v for k, v in facts.environment().items() if k not in ("PAM_WEBHOOK_SECRET", "SUPABASE_JWT_SECRET", "PAM_SWEEPER_DATABASE_URL")},
+            **{
+                k: v
+                for k, v in facts.environment().items()
+                if k not in ("PAM_WEBHOOK_SECRET", "SUPABASE_JWT_SECRET", "PAM_SWEEPER_DATABASE_URL")
+            },
             "PAM_MODEL": facts.model,
             "OPENAI_API_KEY": key,
             "OPENAI_BASE_URL": facts.model_url,
@@ -264,7 +292,9 @@ class Stack:
                     continue
                 pause = pauses.get(name, 0.2)
                 pauses[name] = min(pause * 2, 30)
-                log.warning("process ended, starting it again", name=name, status=child.process.returncode, pause_seconds=pause)
+                log.warning(
+                    "process ended, starting it again", name=name, status=child.process.returncode, pause_seconds=pause
+                )
                 await asyncio.sleep(pause)
                 try:
                     await self._begin(name, self._starters[name])
@@ -277,7 +307,9 @@ class Stack:
 
     async def stop(self) -> None:
         """Stop everything: workers first, the database last."""
-        order = sorted(self._children, key=lambda name: (name == "postgres", name == "redis", not name.startswith("worker")))
+        order = sorted(
+            self._children, key=lambda name: (name == "postgres", name == "redis", not name.startswith("worker"))
+        )
         for group in (
             [n for n in order if n.startswith("worker")],
             [n for n in order if not n.startswith("worker") and n not in ("postgres", "redis")],

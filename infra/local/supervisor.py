@@ -37,9 +37,17 @@ def clear_leftovers(state: Path) -> None:
             words = " ".join(process.cmdline())
         except psutil.Error:
             continue
-        if any(mark in words for mark in ("infra.local.", "workers.main", "launch.ts", "redis.conf", str(state), "redis-server 127.0.0.1")) or (
-            name == "postgres" and "pginstall" in words
-        ):
+        if any(
+            mark in words
+            for mark in (
+                "infra.local.",
+                "workers.main",
+                "launch.ts",
+                "redis.conf",
+                str(state),
+                "redis-server 127.0.0.1",
+            )
+        ) or (name == "postgres" and "pginstall" in words):
             left.append((name, process))
     for name, process in left:
         with contextlib.suppress(psutil.Error):
@@ -82,7 +90,9 @@ async def supervise(options: StackOptions) -> int:
     failure = starting.exception()
     if failure is not None:
         reasons = _leaves(failure)
-        if not all(isinstance(reason, (ProcessFailed, InstallationRefused, OSError, psycopg.Error)) for reason in reasons):
+        if not all(
+            isinstance(reason, (ProcessFailed, InstallationRefused, OSError, psycopg.Error)) for reason in reasons
+        ):
             raise failure
         write_private(status_file, {"lines": lines, "error": "\n".join(str(reason) for reason in reasons)})
         return 1

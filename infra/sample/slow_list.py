@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, LiteralString
 from uuid import UUID, uuid4
 
@@ -74,8 +73,7 @@ PROBES: dict[str, sql.SQL | sql.Composed] = {
         "insert into public.members (project_id, user_id) values (%(foreign_project)s, %(user_id)s)"
     ),
     "takes a project as its owner": sql.SQL(
-        "insert into public.members (project_id, user_id, role)"
-        " values (%(open_project)s, %(user_id)s, 'owner')"
+        "insert into public.members (project_id, user_id, role) values (%(open_project)s, %(user_id)s, 'owner')"
     ),
     "joins in the name of another": sql.SQL(
         "insert into public.members (project_id, user_id) values (%(open_project)s, gen_random_uuid())"
@@ -223,9 +221,7 @@ async def _apply(dsn: str, statements: list[str]) -> None:
                 await connection.execute(statement.encode())
             except psycopg.Error as error:
                 said = error.diag.message_primary or error
-                raise NotApplicable(
-                    f"The migration does not apply: {said}, in: {statement.strip()[:80]}"
-                ) from error
+                raise NotApplicable(f"The migration does not apply: {said}, in: {statement.strip()[:80]}") from error
 
 
 async def _become(owner: AsyncConnection, role: LiteralString, user_id: UUID | None) -> None:
@@ -308,8 +304,7 @@ def _judge(before: Measured, after: Measured, difference: str) -> Proof:
         same_rows=same_rows,
         rows=len(after.rows),
         passed=not reason,
-        reason=reason
-        or f"The same {len(after.rows)} rows {ratio:.0f} times as fast; nobody sees or may do more.",
+        reason=reason or f"The same {len(after.rows)} rows {ratio:.0f} times as fast; nobody sees or may do more.",
     )
 
 

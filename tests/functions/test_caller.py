@@ -142,9 +142,7 @@ def _forgeries(server: KeyServer) -> dict[str, str]:
     }
 
 
-async def test_forgeries_are_refused_without_a_word_of_the_token(
-    server: KeyServer, check: CallerCheck
-) -> None:
+async def test_forgeries_are_refused_without_a_word_of_the_token(server: KeyServer, check: CallerCheck) -> None:
     for name, token in _forgeries(server).items():
         (answer,) = await asyncio.gather(check.verify(token), return_exceptions=True)
         assert isinstance(answer, SignedOut), name
@@ -166,9 +164,7 @@ async def test_the_legacy_secret_counts_only_where_it_is_set(server: KeyServer) 
         await legacy.verify(sign(claims(server)))
 
 
-async def test_symmetric_weak_and_odd_published_keys_are_not_used(
-    server: KeyServer, check: CallerCheck
-) -> None:
+async def test_symmetric_weak_and_odd_published_keys_are_not_used(server: KeyServer, check: CallerCheck) -> None:
     octets = base64.urlsafe_b64encode(SECRET.encode()).rstrip(b"=").decode()
     small = rsa.generate_private_key(65537, 1024)  # noqa: S505  (weak on purpose)
     other = ec.generate_private_key(ec.SECP384R1())
@@ -275,9 +271,7 @@ async def test_the_api_says_401_with_a_challenge_and_503_when_keys_are_away(
     await app.state.house.http.aclose()
 
 
-async def test_a_real_session_is_let_in_and_an_altered_one_is_not(
-    api: httpx.AsyncClient, ann: Person
-) -> None:
+async def test_a_real_session_is_let_in_and_an_altered_one_is_not(api: httpx.AsyncClient, ann: Person) -> None:
     url = f"/v1/orgs/{ann.org_id}/threads"
     assert (await api.get(url, headers=ann.headers)).status_code == 200
     altered = ann.token[:-4] + ("AAAA" if ann.token[-4:] != "AAAA" else "BBBB")

@@ -131,9 +131,7 @@ async def test_an_interrupt_pauses_a_held_stream_and_does_not_end_it(
     assert ids == [1, 2, 3, 4]
 
 
-async def test_nothing_is_lost_when_the_server_is_killed_in_the_middle(
-    pam: Pam, ann: Person, run_id: str
-) -> None:
+async def test_nothing_is_lost_when_the_server_is_killed_in_the_middle(pam: Pam, ann: Person, run_id: str) -> None:
     url = f"/v1/runs/{run_id}/events"
     fence = await pam.claim(run_id)
     await pam.append(run_id, fence, "two", "three")
@@ -204,9 +202,7 @@ async def test_a_held_stream_outlives_an_outage_of_postgrest(pam: Pam, ann: Pers
     assert ids == [2, 3]
 
 
-async def test_a_stream_ends_when_its_token_does(
-    pam: Pam, http: httpx.AsyncClient, ann: Person, run_id: str
-) -> None:
+async def test_a_stream_ends_when_its_token_does(pam: Pam, http: httpx.AsyncClient, ann: Person, run_id: str) -> None:
     headers = token_of(pam, ann, url=pam.platform.url, seconds=2) | STREAM
     async with http.stream("GET", f"/v1/runs/{run_id}/events", headers=headers) as stream:
         last = [line async for line in stream.aiter_lines() if line][-1]

@@ -20,8 +20,9 @@ from starlette.applications import Starlette
 
 import functions.hooks
 from functions.hooks import create_hooks_from
+from functions.problems import SignatureRefused
 from functions.settings import HookSettings
-from functions.signature import SignatureCheck, SignatureRefused
+from functions.signature import SignatureCheck
 from infra.installation import set_webhook
 from tests.functions.conftest import Pam, Person
 from tests.functions.lambda_function import LambdaFunction, request
@@ -63,9 +64,7 @@ async def hook(app: Starlette) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def test_a_signed_ring_is_queued_once_however_often_it_comes(
-    hook: httpx.AsyncClient, redis: Redis
-) -> None:
+async def test_a_signed_ring_is_queued_once_however_often_it_comes(hook: httpx.AsyncClient, redis: Redis) -> None:
     run_id = uuid.uuid4()
     body = ring(run_id)
     answers = [await hook.post(URL, content=body, headers=signed(body)) for _ in range(3)]
@@ -77,9 +76,7 @@ async def test_a_signed_ring_is_queued_once_however_often_it_comes(
     assert (job.func_name, job.args) == (JOB, [str(run_id), 1])
 
 
-async def test_what_is_not_signed_by_us_now_is_refused_and_not_queued(
-    hook: httpx.AsyncClient, redis: Redis
-) -> None:
+async def test_what_is_not_signed_by_us_now_is_refused_and_not_queued(hook: httpx.AsyncClient, redis: Redis) -> None:
     body = ring()
     good = signed(body)
     now = datetime.now(UTC)
@@ -98,7 +95,7 @@ async def test_what_is_not_signed_by_us_now_is_refused_and_not_queued(
         signed(body, at=now - timedelta(seconds=302)),
         signed(body, at=now + timedelta(seconds=302)),
     ):
-        headers = {name: value.encode() for name, value in (good | changed).items()}
+        headers = {name.encode(): value.encode() for name, value in (good | changed).items()}
         answer = await hook.post(URL, content=body, headers=headers)
         assert (answer.status_code, answer.json()["code"]) == (401, "bad_signature"), changed
         assert SECRET not in answer.text

@@ -38,9 +38,7 @@ def invoke(pam: Pam, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReq
 make = request
 
 
-async def test_a_run_is_started_and_followed_through_lambda(
-    pam: Pam, invoke: Invoke, ann: Person, bob: Person
-) -> None:
+async def test_a_run_is_started_and_followed_through_lambda(pam: Pam, invoke: Invoke, ann: Person, bob: Person) -> None:
     body = json.dumps({"agent": "engineer", "message": "Grüße ✓"}).encode()
     headers = ann.headers | {"Idempotency-Key": uuid.uuid4().hex, "X-Request-Id": "from-the-caller"}
     started = await invoke("POST", f"/v1/orgs/{ann.org_id}/runs", headers=headers, body=body)
@@ -95,21 +93,15 @@ def test_a_function_without_its_settings_does_not_start_and_names_them(
     ],
 )
 def test_a_cold_start_loads_nothing_that_it_does_not_need(module: str, heavy: str) -> None:
-    program = (
-        f"import sys, {module}; print(*{{m.split('.')[0] for m in sys.modules}} & set({heavy.split()!r}))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    program = f"import sys, {module}; print(*{{m.split('.')[0] for m in sys.modules}} & set({heavy.split()!r}))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
 
 
 def test_a_cold_start_of_the_api_takes_less_than_a_second() -> None:
     program = "import time; a = time.process_time(); import functions.main; print(time.process_time() - a)"
     seconds = [
-        float(
-            subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True).stdout
-        )
+        float(subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True).stdout)
         for _ in range(3)
     ]
     assert min(seconds) < 1

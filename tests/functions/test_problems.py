@@ -91,7 +91,7 @@ async def test_a_chunked_body_is_not_taken_in_beyond_the_limit() -> None:
         raise AssertionError("the app was asked")
 
     scope = {"type": "http", "method": "POST", "path": "/", "headers": [(b"content-length", b"10")]}
-    await Envelope(BodyLimit(app, max_bytes=4096))(scope, receive, send)  # type: ignore[arg-type]
+    await Envelope(BodyLimit(app, max_bytes=4096))(scope, receive, send)
     assert statuses[0] == 413
     assert taken == 5000
 
@@ -121,7 +121,7 @@ async def test_a_request_id_comes_back_when_it_is_one(api: httpx.AsyncClient) ->
         assert (await api.get("/health", headers={"x-request-id": given})).headers["x-request-id"] == given
     made = set()
     for given in ("short", "a" * 65, "12345678 9", "é" * 10, "1234567890\t"):
-        answer = await api.get("/health", headers={"x-request-id": given.encode()})
+        answer = await api.get("/health", headers={b"x-request-id": given.encode()})
         made.add(answer.headers["x-request-id"])
         assert given not in made
     assert len(made) == 5

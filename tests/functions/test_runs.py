@@ -10,21 +10,15 @@ from tests.functions.conftest import Pam, Person
 QUESTION = {"agent": "engineer", "message": "Why is the list slow?"}
 
 
-async def test_a_question_becomes_a_queued_run_with_its_message(
-    pam: Pam, api: httpx.AsyncClient, ann: Person
-) -> None:
+async def test_a_question_becomes_a_queued_run_with_its_message(pam: Pam, api: httpx.AsyncClient, ann: Person) -> None:
     limits = {"max_steps": 3, "max_cost_usd": 0.25}
-    answer = await api.post(
-        f"/v1/orgs/{ann.org_id}/runs", json=QUESTION | {"limits": limits}, headers=ann.headers
-    )
+    answer = await api.post(f"/v1/orgs/{ann.org_id}/runs", json=QUESTION | {"limits": limits}, headers=ann.headers)
     assert answer.status_code == 202
     started = answer.json()
     run = (await api.get(answer.headers["location"], headers=ann.headers)).json()
     assert (run["id"], run["status"], run["user_id"]) == (started["run_id"], "queued", ann.user_id)
     assert (run["max_steps"], float(run["max_cost_usd"]), run["max_tokens"]) == (3, 0.25, 400_000)
-    said = await api.get(
-        f"/v1/orgs/{ann.org_id}/threads/{started['thread_id']}/messages", headers=ann.headers
-    )
+    said = await api.get(f"/v1/orgs/{ann.org_id}/threads/{started['thread_id']}/messages", headers=ann.headers)
     assert [(m["role"], m["content"], m["run_id"]) for m in said.json()["items"]] == [
         ("user", QUESTION["message"], started["run_id"])
     ]
@@ -81,9 +75,7 @@ async def test_the_fifty_first_unfinished_run_is_told_to_wait(pam: Pam, api: htt
     assert int(refused.headers["retry-after"]) > 0
 
 
-async def test_runs_are_listed_newest_first_and_by_thread(
-    pam: Pam, api: httpx.AsyncClient, ann: Person
-) -> None:
+async def test_runs_are_listed_newest_first_and_by_thread(pam: Pam, api: httpx.AsyncClient, ann: Person) -> None:
     carl = await pam.person()
     url = f"/v1/orgs/{carl.org_id}/runs"
     started = [(await api.post(url, json=QUESTION, headers=carl.headers)).json() for _ in range(3)]
@@ -120,9 +112,7 @@ async def test_an_answer_sends_an_interrupted_run_back_to_the_queue(
     assert (await api.get(f"/v1/runs/{run_id}", headers=ann.headers)).json()["turn"] == 2
 
 
-async def test_messages_are_paged_in_the_order_they_were_said(
-    pam: Pam, api: httpx.AsyncClient, ann: Person
-) -> None:
+async def test_messages_are_paged_in_the_order_they_were_said(pam: Pam, api: httpx.AsyncClient, ann: Person) -> None:
     made = await api.post(f"/v1/orgs/{ann.org_id}/threads", json={}, headers=ann.headers)
     url = f"{made.headers['location']}/messages"
     assert (await api.get(url, headers=ann.headers)).json() == {"items": [], "next": None}

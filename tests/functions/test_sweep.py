@@ -38,9 +38,7 @@ async def lost_run(pam: Pam, api: httpx.AsyncClient) -> str:
     question = {"agent": "engineer", "message": "Is anybody there?"}
     answer = await api.post(f"/v1/orgs/{carl.org_id}/runs", json=question, headers=carl.headers)
     run_id = str(answer.json()["run_id"])
-    await pam.sql(
-        "update pam_private.run_heads set rung_at = rung_at - interval '11 s' where run_id = %s", run_id
-    )
+    await pam.sql("update pam_private.run_heads set rung_at = rung_at - interval '11 s' where run_id = %s", run_id)
     return run_id
 
 
@@ -55,9 +53,7 @@ async def test_a_lost_webhook_is_swept_up_and_queued_once(redis: Redis, lost_run
 
 
 @pytest.mark.usefixtures("environment")
-async def test_a_dead_workers_run_is_given_to_the_next_at_a_new_turn(
-    pam: Pam, redis: Redis, lost_run: str
-) -> None:
+async def test_a_dead_workers_run_is_given_to_the_next_at_a_new_turn(pam: Pam, redis: Redis, lost_run: str) -> None:
     await pam.claim(lost_run)
     await pam.sql("update pam_private.run_heads set lease_until = now() where run_id = %s", lost_run)
     await asyncio.to_thread(handler, {}, None)
@@ -71,9 +67,7 @@ async def test_a_queue_that_is_away_ends_the_sweep_and_loses_nothing(pam: Pam, l
     nowhere = RunQueue(redis=runqueue.connect(f"redis://127.0.0.1:{port}/0"))
     with pytest.raises(Unavailable):
         await sweep.sweep(database_url=pam.dsn("pam_sweeper"), queue=nowhere)
-    await pam.sql(
-        "update pam_private.run_heads set rung_at = rung_at - interval '11 s' where run_id = %s", lost_run
-    )
+    await pam.sql("update pam_private.run_heads set rung_at = rung_at - interval '11 s' where run_id = %s", lost_run)
     queue = RunQueue(redis=runqueue.connect(pam.platform.redis_url))
     assert (await sweep.sweep(database_url=pam.dsn("pam_sweeper"), queue=queue))["queued"] >= 1
 

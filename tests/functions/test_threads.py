@@ -11,9 +11,7 @@ from tests.functions.conftest import Pam, Person
 async def test_a_thread_is_opened_read_and_listed_newest_first(pam: Pam, api: httpx.AsyncClient) -> None:
     carl = await pam.person()
     threads = f"/v1/orgs/{carl.org_id}/threads"
-    made = [
-        (await api.post(threads, json={"title": f"Nr {n}"}, headers=carl.headers)).json() for n in range(5)
-    ]
+    made = [(await api.post(threads, json={"title": f"Nr {n}"}, headers=carl.headers)).json() for n in range(5)]
     opened = await api.get(f"{threads}/{made[0]['id']}", headers=carl.headers)
     assert opened.json() == made[0]
     assert opened.json()["created_by"] == carl.user_id
@@ -30,8 +28,7 @@ async def test_a_thread_is_opened_read_and_listed_newest_first(pam: Pam, api: ht
 async def test_threads_made_at_the_same_instant_are_all_listed(pam: Pam, api: httpx.AsyncClient) -> None:
     carl = await pam.person()
     await pam.sql(
-        "insert into pam.threads (org_id, title, created_by)"
-        " select %s, n::text, %s from generate_series(1, 7) n",
+        "insert into pam.threads (org_id, title, created_by) select %s, n::text, %s from generate_series(1, 7) n",
         carl.org_id,
         carl.user_id,
     )
@@ -65,9 +62,7 @@ async def test_a_foreign_and_an_absent_thing_answer_alike(
         ("POST", "/v1/runs/{run}/answer", {"answer": "yes"}),
     ]
 
-    async def knock(
-        method: str, path: str, body: object, ids: dict[str, str], who: Person
-    ) -> tuple[int, object]:
+    async def knock(method: str, path: str, body: object, ids: dict[str, str], who: Person) -> tuple[int, object]:
         answer = await api.request(method, path.format(**ids), json=body, headers=who.headers)
         said = answer.json()
         said.pop("request_id", None)

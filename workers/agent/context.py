@@ -69,9 +69,7 @@ class Transcript:
                 spoken.append(Message(Role.ASSISTANT, "(nothing)"))
                 spoken.append(Message(Role.SYSTEM, "You said nothing. Go on: call a tool, or answer."))
                 continue
-            spoken.append(
-                Message(Role.ASSISTANT, said.content, tool_calls=tuple(_asked(call) for call in calls))
-            )
+            spoken.append(Message(Role.ASSISTANT, said.content, tool_calls=tuple(_asked(call) for call in calls)))
             spoken += [Message(Role.TOOL, call.result or "", tool_call_id=call.call_id) for call in calls]
         return spoken
 
@@ -112,14 +110,9 @@ def _asked(call: RecordedCall) -> ToolCall:
 def digest(messages: list[Message], offered: list[ToolSpec]) -> str:
     """What a step was asked, as a sha256: the input itself is never stored twice."""
     told = json.dumps(
-        [
-            [m.role, m.text, m.tool_call_id, [[c.id, c.name, c.arguments_json] for c in m.tool_calls]]
-            for m in messages
-        ]
+        [[m.role, m.text, m.tool_call_id, [[c.id, c.name, c.arguments_json] for c in m.tool_calls]] for m in messages]
     )
-    return hashlib.sha256(
-        (told + json.dumps([[t.name, dict(t.parameters)] for t in offered])).encode()
-    ).hexdigest()
+    return hashlib.sha256((told + json.dumps([[t.name, dict(t.parameters)] for t in offered])).encode()).hexdigest()
 
 
 def deterministic_id(run_id: UUID, *parts: object) -> UUID:

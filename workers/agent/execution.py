@@ -15,7 +15,8 @@ from workers.kernel.ledger import tool_calls
 from workers.kernel.ledger.hold import Hold
 from workers.kernel.ledger.tool_calls import CallEffect, CallStatus, PlannedCall, RecordedCall
 from workers.model.protocol import ToolCall
-from workers.tools.tool import Tool, ToolContext, ToolRefused, ToolResult, ToolRetry, ToolServices
+from workers.tools.failures import ToolRefused, ToolRetry
+from workers.tools.tool import Tool, ToolContext, ToolResult, ToolServices
 
 MAX_RESULT_CHARACTERS = 80_000
 _PARALLEL_READS = 4
@@ -32,9 +33,7 @@ def plan(call: ToolCall, call_id: UUID, tools: tuple[Tool, ...]) -> PlannedCall:
     if not isinstance(arguments, dict) or not _storable(arguments):
         arguments = {"malformed": _plain(call.arguments_json)}
     effect = next((tool.effect for tool in tools if tool.name == call.name), CallEffect.READ)
-    return PlannedCall(
-        id=call_id, call_id=call.id, tool=_plain(call.name)[:200], arguments=arguments, effect=effect
-    )
+    return PlannedCall(id=call_id, call_id=call.id, tool=_plain(call.name)[:200], arguments=arguments, effect=effect)
 
 
 def _plain(text: str) -> str:
@@ -141,14 +140,10 @@ class Execution:
                 f"{tool.name} broke inside PAM (call {context.call_id}): this is PAM's fault, not yours."
             )
 
-    async def _finish(
-        self, call: RecordedCall, status: CallStatus, result: ToolResult, began: float
-    ) -> RecordedCall:
+    async def _finish(self, call: RecordedCall, status: CallStatus, result: ToolResult, began: float) -> RecordedCall:
         text = _plain_result(result.text)
         seconds = round(time.monotonic() - began, 3)
-        log.info(
-            "tool call ended", tool=call.tool, call_id=str(call.id), status=status.value, seconds=seconds
-        )
+        log.info("tool call ended", tool=call.tool, call_id=str(call.id), status=status.value, seconds=seconds)
         return await tool_calls.finish(
             self._hold, call, status, text, narration.outcome(call, status, text, seconds, result.notes)
         )
@@ -159,12 +154,7 @@ def _groups(calls: tuple[RecordedCall, ...]) -> list[list[RecordedCall]]:
     groups: list[list[RecordedCall]] = []
     for call in calls:
         is_read = call.effect is CallEffect.READ
-        if (
-            is_read
-            and groups
-            and groups[-1][-1].effect is CallEffect.READ
-            and len(groups[-1]) < _PARALLEL_READS
-        ):
+        if is_read and groups and groups[-1][-1].effect is CallEffect.READ and len(groups[-1]) < _PARALLEL_READS:
             groups[-1].append(call)
         else:
             groups.append([call])
@@ -192,8 +182,7 @@ def _complaint(tool: Tool, error: ValidationError | ToolRetry) -> str:
     if isinstance(error, ToolRetry):
         return f"The arguments of {tool.name} are no JSON object: send them again as valid JSON."
     faults = "; ".join(
-        f"{'.'.join(map(str, f['loc'])) or 'arguments'}: {f['msg']}"
-        for f in error.errors(include_url=False)[:8]
+        f"{'.'.join(map(str, f['loc'])) or 'arguments'}: {f['msg']}" for f in error.errors(include_url=False)[:8]
     )
     return f"The arguments of {tool.name} do not fit: {faults}. Its arguments are: {', '.join(tool.arguments.model_fields)}."
 

@@ -57,16 +57,14 @@ class Loop:
 
     async def advance(self) -> None:
         """Work until the run has ended or waits. Raises FenceLost, AccessRevoked, Unavailable, Leaving."""
-        transcript = context.Transcript(
-            definition=self._definition, conversation=await messages.read(self._hold)
-        )
+        transcript = context.Transcript(definition=self._definition, conversation=await messages.read(self._hold))
         empty_answers = 0
         while True:
             if self._leaving.is_set():
                 raise Leaving
-            decision: Decision = decisions.next_calls(
-                transcript.calls_of(self._run.steps)
-            ) or await self._think(transcript, empty_answers)
+            decision: Decision = decisions.next_calls(transcript.calls_of(self._run.steps)) or await self._think(
+                transcript, empty_answers
+            )
             match decision:
                 case CallTools(calls):
                     for call in await self._execution.carry_out(calls):
@@ -101,9 +99,7 @@ class Loop:
 
     async def cancel(self) -> None:
         """End the run because a person said so."""
-        await runs.finish(
-            self._hold, RunStatus.CANCELLED, reason="cancelled", events=narration.cancelled(self._run)
-        )
+        await runs.finish(self._hold, RunStatus.CANCELLED, reason="cancelled", events=narration.cancelled(self._run))
 
     async def _think(self, transcript: context.Transcript, empty_answers: int) -> Decision:
         """One model call, recorded with its planned calls before anything is done about it."""
@@ -153,9 +149,7 @@ class Loop:
             cost_usd=str(step.cost_usd),
         )
         recorded = [
-            RecordedCall(
-                **call.model_dump(), step=position, place=place, status=CallStatus.PLANNED, result=None
-            )
+            RecordedCall(**call.model_dump(), step=position, place=place, status=CallStatus.PLANNED, result=None)
             for place, call in enumerate(planned, start=1)
         ]
         transcript.said(step.text, position, recorded)

@@ -77,9 +77,7 @@ def step(told: Step, calls: list[PlannedCall]) -> list[Event]:
     return _told(*events)
 
 
-def outcome(
-    call: RecordedCall, status: CallStatus, result: str, seconds: float, notes: dict[str, Any]
-) -> list[Event]:
+def outcome(call: RecordedCall, status: CallStatus, result: str, seconds: float, notes: dict[str, Any]) -> list[Event]:
     """A tool call's result, how it went, and what else viewers should see."""
     return _told(
         ToolCallResultEvent(message_id=str(uuid4()), tool_call_id=str(call.id), content=result, role="tool"),
@@ -113,9 +111,7 @@ def question(run: Run, call: RecordedCall, transcript: list[dict[str, Any]]) -> 
             run_id=str(run.id),
             usage=[_usage(run)],
             outcome=RunFinishedInterruptOutcome(
-                interrupts=[
-                    Interrupt(id=str(call.id), reason="question", message=asked, tool_call_id=str(call.id))
-                ]
+                interrupts=[Interrupt(id=str(call.id), reason="question", message=asked, tool_call_id=str(call.id))]
             ),
         ),
     )

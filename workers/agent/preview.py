@@ -30,9 +30,7 @@ class Preview:
         self._sent_at = time.monotonic()
         frame = self._pending[:_MAX_FRAME_CHARACTERS]
         try:
-            went_out = await events.preview(
-                self._hold, narration.preview(self._message_id, self._shown, frame)
-            )
+            went_out = await events.preview(self._hold, narration.preview(self._message_id, self._shown, frame))
         except Unavailable:
             return
         if went_out:

@@ -49,9 +49,7 @@ class Turns:
         """Claim the run and work until it has ended, waits, or is somebody else's. Safe to repeat."""
         structlog.contextvars.bind_contextvars(run_id=str(run_id), turn=turn)
         try:
-            claim = await runs.claim(
-                self.gateway, run_id, turn, worker=self.worker, lease_seconds=self.lease_seconds
-            )
+            claim = await runs.claim(self.gateway, run_id, turn, worker=self.worker, lease_seconds=self.lease_seconds)
         except RunNotClaimable as reason:
             log.info("nothing to do", reason=str(reason))
             return
@@ -70,9 +68,7 @@ class Turns:
         except FenceLost as lost:
             log.warning("run lost", reason=str(lost))
         except AccessRevoked:
-            await loop.fail(
-                "access_revoked", "The person who asked may not work in this organisation any more."
-            )
+            await loop.fail("access_revoked", "The person who asked may not work in this organisation any more.")
 
     async def _guarded(self, hold: Hold, loop: Loop) -> None:
         """The loop beside its heart; whichever ends first decides."""

@@ -40,9 +40,7 @@ async def _raise_for_status(response: httpx.Response) -> None:
 class CallerGateway:
     """One caller's view. Cheap to make for a request: the connections are the shared client's."""
 
-    def __init__(
-        self, *, http: httpx.AsyncClient, supabase_url: str, publishable_key: str, token: str | None
-    ) -> None:
+    def __init__(self, *, http: httpx.AsyncClient, supabase_url: str, publishable_key: str, token: str | None) -> None:
         self._postgrest = AsyncPostgrestClient(
             f"{supabase_url}/rest/v1",
             schema="pam",
@@ -95,9 +93,7 @@ class CallerGateway:
         try:
             return (await query.execute()).data
         except httpx.HTTPError as error:
-            raise Unavailable(
-                f"PostgREST did not answer ({type(error).__name__}): try again later"
-            ) from error
+            raise Unavailable(f"PostgREST did not answer ({type(error).__name__}): try again later") from error
         except APIError as error:
             raise _translated(error.code or "") from error
 

@@ -44,9 +44,7 @@ _VERSION = re.compile(
 _BOLD_ITEM = re.compile(r"- \*\*([^*]+)\*\*:(.*)")
 _TOOL_ITEM = re.compile(r" *- `([^`]+)`(?::(.*))?")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
-_ASKS = re.compile(
-    r"(?<!never )(?<!not )(?<!n't )\bask\s+(for\s+clarification|the\s+person)\b", re.IGNORECASE
-)
+_ASKS = re.compile(r"(?<!never )(?<!not )(?<!n't )\bask\s+(for\s+clarification|the\s+person)\b", re.IGNORECASE)
 _SPOKEN_TITLE = re.compile(r"\b(responsibilities|guidelines|rules|standards|procedures|assurance)\b", re.I)
 
 
@@ -113,9 +111,7 @@ class AgentCard(BaseModel):
             "instructions": self.instructions(),
             "tools": list(self.tools),
             "conduct_tools": sorted(self.conduct_tools),
-            "limits": {
-                key: float(value) if key == "max_cost_usd" else value for key, value in limits.items()
-            },
+            "limits": {key: float(value) if key == "max_cost_usd" else value for key, value in limits.items()},
             "model": self.model,
         }
 
@@ -186,9 +182,7 @@ class _Draft:
         elif not text:
             self.fault(line, f"`{key}` is empty")
         elif key == "name" and not _NAME.fullmatch(text):
-            self.fault(
-                line, f"name `{text[:80]}` may hold letters, digits, - and _, and begins with a letter"
-            )
+            self.fault(line, f"name `{text[:80]}` may hold letters, digits, - and _, and begins with a letter")
         elif key == "version" and not _VERSION.fullmatch(text):
             self.fault(line, f"version `{text[:80]}` is not semantic; write three numbers, e.g. 1.0.0")
         elif key in _LIMIT_KEYS:
@@ -222,9 +216,7 @@ def _read_markdown(draft: _Draft, lines: list[str]) -> None:
     sections = _split(draft, lines)
     for title in _REQUIRED_SECTIONS:
         if title not in sections:
-            close = difflib.get_close_matches(
-                title, [key for key in sections if key not in _REQUIRED_SECTIONS], n=1
-            )
+            close = difflib.get_close_matches(title, [key for key in sections if key not in _REQUIRED_SECTIONS], n=1)
             hint = f"; rename `## {close[0]}`" if close else ""
             line = sections[close[0]][0] if close else 1
             draft.fault(line, f"section `## {title}` is missing{hint or '; add it'}")

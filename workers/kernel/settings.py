@@ -38,15 +38,11 @@ class WorkerSettings:
     def read(cls, environment: Mapping[str, str]) -> "WorkerSettings":
         """Raises SettingMissing for the first setting that is absent."""
         return cls(
-            database_url=required(
-                environment, "PAM_DATABASE_URL", "the login pam_worker, printed by `pam install`"
-            ),
+            database_url=required(environment, "PAM_DATABASE_URL", "the login pam_worker, printed by `pam install`"),
             agent_database_url=required(
                 environment, "PAM_AGENT_DATABASE_URL", "the login pam_agent_sql, printed by `pam install`"
             ),
-            redis_url=required(
-                environment, "REDIS_URL", "Upstash's or your own Redis, as redis:// or rediss://"
-            ),
+            redis_url=required(environment, "REDIS_URL", "Upstash's or your own Redis, as redis:// or rediss://"),
             upstash_url=required(environment, "UPSTASH_REDIS_REST_URL", "the REST face of the same Redis"),
             upstash_token=required(environment, "UPSTASH_REDIS_REST_TOKEN", "the token of the REST face"),
             model=environment.get("PAM_MODEL", "").strip() or "gpt-5-mini",

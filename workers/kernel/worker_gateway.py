@@ -50,7 +50,11 @@ class WorkerGateway:
         statement = f"select pam_worker.{verb}({names})"
         # A list or dict travels as jsonb, a tuple as an array.
         bound = {
-            name: Jsonb(value) if isinstance(value, (dict, list)) else list(value) if isinstance(value, tuple) else value
+            name: Jsonb(value)
+            if isinstance(value, (dict, list))
+            else list(value)
+            if isinstance(value, tuple)
+            else value
             for name, value in arguments.items()
         }
         for attempt in range(3):
@@ -77,10 +81,7 @@ def _translated(verb: str, error: psycopg.Error) -> Exception:
         case "PM003":
             return AccessRevoked(error.diag.message_primary or "the asker lost access")
         case state if (
-            state is None
-            or state in _TRANSIENT
-            or state in _AWAY
-            or isinstance(error, psycopg.OperationalError)
+            state is None or state in _TRANSIENT or state in _AWAY or isinstance(error, psycopg.OperationalError)
         ):
             return Unavailable(f"the database did not carry out {verb}: {type(error).__name__}")
         case _:

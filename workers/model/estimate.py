@@ -24,7 +24,5 @@ def estimated_usage(messages: Sequence[Message], tools: Sequence[ToolSpec], *, o
         + sum(estimated_tokens(call.name + call.arguments_json) for call in message.tool_calls)
         for message in messages
     )
-    offered = sum(
-        estimated_tokens(tool.name + tool.description + json.dumps(tool.parameters)) for tool in tools
-    )
+    offered = sum(estimated_tokens(tool.name + tool.description + json.dumps(tool.parameters)) for tool in tools)
     return Usage(input_tokens=sent + offered, output_tokens=estimated_tokens(output_text), is_estimated=True)

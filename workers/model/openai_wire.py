@@ -64,9 +64,7 @@ class OpenAIModel:
             api_key=api_key,
             base_url=base_url,
             max_retries=0,
-            timeout=Timeout(
-                connect=connect_seconds, read=read_seconds, write=connect_seconds, pool=connect_seconds
-            ),
+            timeout=Timeout(connect=connect_seconds, read=read_seconds, write=connect_seconds, pool=connect_seconds),
         )
 
     @property
@@ -117,23 +115,18 @@ class OpenAIModel:
         except ModelFailure as final:
             final.lost_usage = usage if answer.has_begun else None
             raise
-        yield Answer(
-            text=whole_text, tool_calls=calls, usage=usage, finish=finish, model=answer.model or self._name
-        )
+        yield Answer(text=whole_text, tool_calls=calls, usage=usage, finish=finish, model=answer.model or self._name)
 
     def _failure(self, error: OpenAIError, *, has_stream: bool) -> ModelFailure:
         match error:
             case APITimeoutError():
                 return ModelTimeout(
-                    f"The model's server was silent for {self._read_seconds:g} seconds or could not be "
-                    "reached in time."
+                    f"The model's server was silent for {self._read_seconds:g} seconds or could not be reached in time."
                 )
             case APIConnectionError() if has_stream:
                 return MalformedAnswer("The model's stream broke off: the connection was lost.")
             case APIConnectionError():
-                return ModelUnreachable(
-                    "The model's server cannot be reached: check OPENAI_BASE_URL and the network."
-                )
+                return ModelUnreachable("The model's server cannot be reached: check OPENAI_BASE_URL and the network.")
             case APIStatusError():
                 retry_after = _retry_after_seconds(error.response.headers)
                 return self._status_failure(error, error.status_code, retry_after)
@@ -142,17 +135,13 @@ class OpenAIModel:
             case APIError():
                 return self._status_failure(error, _status_in_stream(error), None)
             case _:
-                return ModelRefusedRequest(
-                    "The model client cannot build the request: check its settings.", status=0
-                )
+                return ModelRefusedRequest("The model client cannot build the request: check its settings.", status=0)
 
     def _status_failure(self, error: APIError, status: int, retry_after: float | None) -> ModelFailure:
         if error.code in _TOO_LONG_CODES or "maximum context length" in error.message or status == 413:
             return ContextTooLong(f"The conversation is longer than {self._name} can read: shorten it.")
         if error.code in _NO_MONEY_CODES:
-            return ModelRefusedRequest(
-                "The model account has no credit left: check its billing.", status=status
-            )
+            return ModelRefusedRequest("The model account has no credit left: check its billing.", status=status)
         match status:
             case 401:
                 sentence = "The model's server does not accept our key: check OPENAI_API_KEY."
@@ -163,9 +152,7 @@ class OpenAIModel:
             case 408:
                 return ModelTimeout("The model's server gave up waiting for our request.")
             case 429:
-                return ModelRateLimited(
-                    "The model's server asks us to slow down.", retry_after_seconds=retry_after
-                )
+                return ModelRateLimited("The model's server asks us to slow down.", retry_after_seconds=retry_after)
             case _ if status >= 500:
                 return ModelOverloaded(
                     f"The model's server failed with status {status}.", retry_after_seconds=retry_after

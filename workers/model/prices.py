@@ -31,9 +31,7 @@ def cost_of(usage: Usage, *, model: str) -> Cost:
     The first call reads the list (about 0.2 s beside openai, 0.5 s alone): a worker asks once at its start.
     """
     if model.startswith(REHEARSAL_PREFIX):
-        return Cost(
-            _flat(usage, REHEARSAL_INPUT_USD_PER_MILLION, REHEARSAL_OUTPUT_USD_PER_MILLION), is_known=True
-        )
+        return Cost(_flat(usage, REHEARSAL_INPUT_USD_PER_MILLION, REHEARSAL_OUTPUT_USD_PER_MILLION), is_known=True)
     # Imported late: the package loads an HTTP client, for updates that we never ask for (0.35 s).
     import genai_prices
 
@@ -45,9 +43,7 @@ def cost_of(usage: Usage, *, model: str) -> Cost:
     try:
         return Cost(genai_prices.calc_price(tokens, model).total_price, is_known=True)
     except LookupError:
-        return Cost(
-            _flat(usage, UNKNOWN_INPUT_USD_PER_MILLION, UNKNOWN_OUTPUT_USD_PER_MILLION), is_known=False
-        )
+        return Cost(_flat(usage, UNKNOWN_INPUT_USD_PER_MILLION, UNKNOWN_OUTPUT_USD_PER_MILLION), is_known=False)
 
 
 def _flat(usage: Usage, input_usd: Decimal, output_usd: Decimal) -> Decimal:

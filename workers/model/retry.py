@@ -67,9 +67,7 @@ class RetryingModel:
             attempt += 1
             given: list[str] = []
             try:
-                async with aclosing(
-                    self._model.stream(messages, tools, max_output_tokens=max_output_tokens)
-                ) as items:
+                async with aclosing(self._model.stream(messages, tools, max_output_tokens=max_output_tokens)) as items:
                     while True:
                         item = await self._next(items, ends_at)
                         if isinstance(item, Answer):

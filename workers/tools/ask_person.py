@@ -18,9 +18,7 @@ class Args(Arguments):
 
 async def run(args: Args, context: ToolContext) -> ToolResult:
     """Never carried out: the loop lets the run wait, and the answer becomes the result."""
-    raise AssertionError(
-        f"ask_person waits for a person and does not run: call {context.call_id} {len(args.question)}"
-    )
+    raise AssertionError(f"ask_person waits for a person and does not run: call {context.call_id} {len(args.question)}")
 
 
 TOOL = Tool(

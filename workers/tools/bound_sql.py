@@ -9,7 +9,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from workers.kernel.errors import AccessRevoked, FenceLost, Unavailable
 from workers.kernel.ledger.hold import Hold
-from workers.tools.tool import ToolRetry
+from workers.tools.failures import ToolRetry
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,7 @@ class BoundSql:
             async with self._pool.connection() as connection:
                 try:
                     cursor = psycopg.AsyncRawCursor(connection)
-                    await cursor.execute(
-                        compose.SQL("select pam_private.bind({}, {})").format(hold.run_id, hold.fence)
-                    )
+                    await cursor.execute(compose.SQL("select pam_private.bind({}, {})").format(hold.run_id, hold.fence))
                     await connection.execute(
                         f"set transaction read only; set local statement_timeout = '{self._limits.statement_seconds}s';"
                         " set local lock_timeout = '2s'; set local idle_in_transaction_session_timeout = '30s';"
@@ -91,9 +89,7 @@ class BoundSql:
                 finally:
                     await connection.rollback()
         except PoolTimeout as error:
-            raise Unavailable(
-                "the database did not answer within 10 s: check PAM_AGENT_DATABASE_URL"
-            ) from error
+            raise Unavailable("the database did not answer within 10 s: check PAM_AGENT_DATABASE_URL") from error
         except psycopg.Error as error:
             raise _spoken(error, self._limits) from error
 

@@ -8,7 +8,8 @@ from pydantic import Field
 from workers.kernel.ledger import tables
 from workers.kernel.ledger.tool_calls import CallEffect
 from workers.tools import sql_guard
-from workers.tools.tool import Arguments, Tool, ToolContext, ToolRefused, ToolResult, ToolRetry
+from workers.tools.failures import ToolRefused, ToolRetry
+from workers.tools.tool import Arguments, Tool, ToolContext, ToolResult
 
 Scalar = str | int | float | bool | None
 MAX_RESULT_CHARACTERS = 60_000
@@ -20,9 +21,7 @@ class Args(Arguments):
     sql: str | None = Field(
         default=None, description="one SELECT (WITH, VALUES and set operations too), values as $1, $2 …"
     )
-    parameters: Annotated[list[Scalar], Field(max_length=100)] = Field(
-        default=[], description="values for $1, $2 …"
-    )
+    parameters: Annotated[list[Scalar], Field(max_length=100)] = Field(default=[], description="values for $1, $2 …")
     explain: bool = Field(default=False, description="answer the plan with real times instead of the rows")
     describe: bool = Field(
         default=False,
@@ -41,15 +40,15 @@ async def run(args: Args, context: ToolContext) -> ToolResult:
     except sql_guard.StatementRefused as refusal:
         raise ToolRefused(str(refusal)) from refusal
     if checked.attributes and (called := await tables.find_row_functions(context.hold, tuple(checked.attributes))):
-        raise ToolRefused(f"{', '.join(called)} behind a dot would call a function of the team's, not read a column: leave it out.")
+        raise ToolRefused(
+            f"{', '.join(called)} behind a dot would call a function of the team's, not read a column: leave it out."
+        )
     if checked.parameter_count != len(args.parameters):
         raise ToolRetry(
             f"The statement names {checked.parameter_count} parameters; {len(args.parameters)} values were given."
         )
     if args.explain:
-        return ToolResult(
-            _capped(await context.services.sql.explain(context.hold, checked.sql, args.parameters))
-        )
+        return ToolResult(_capped(await context.services.sql.explain(context.hold, checked.sql, args.parameters)))
     answer = await context.services.sql.select(context.hold, checked.sql, args.parameters)
     head = f"{len(answer.rows)} rows" + (
         " (there are more: add a limit or a narrower condition)" if answer.is_cut else ""

@@ -7,7 +7,8 @@ from pydantic import Field
 from workers.kernel.errors import Unavailable
 from workers.kernel.ledger import files
 from workers.kernel.ledger.tool_calls import CallEffect
-from workers.tools.tool import Arguments, Tool, ToolContext, ToolResult, ToolRetry
+from workers.tools.failures import ToolRetry
+from workers.tools.tool import Arguments, Tool, ToolContext, ToolResult
 
 MAX_ENTRIES = 500
 MAX_LINES = 200
@@ -43,23 +44,15 @@ async def run(args: Args, context: ToolContext) -> ToolResult:
     try:
         hits = await files.search(context.hold, args.search, [e.path for e in found], max_lines=MAX_LINES)
     except Unavailable as error:
-        raise ToolRetry(
-            "The search took longer than 5 s: narrow the glob or simplify the expression."
-        ) from error
+        raise ToolRetry("The search took longer than 5 s: narrow the glob or simplify the expression.") from error
     except Exception as error:
         if getattr(error, "sqlstate", None) == "2201B":
-            raise ToolRetry(
-                f"{args.search!r} is no regular expression: {str(error).splitlines()[0]}"
-            ) from error
+            raise ToolRetry(f"{args.search!r} is no regular expression: {str(error).splitlines()[0]}") from error
         if getattr(error, "sqlstate", None) == "57014":
-            raise ToolRetry(
-                "The search took longer than 5 s: narrow the glob or simplify the expression."
-            ) from error
+            raise ToolRetry("The search took longer than 5 s: narrow the glob or simplify the expression.") from error
         raise
     lines = [f"{hit.path}:{hit.line}: {hit.text}" for hit in hits]
-    rest = (
-        [f"[at least {MAX_LINES} lines: narrow the glob or the expression]"] if len(hits) == MAX_LINES else []
-    )
+    rest = [f"[at least {MAX_LINES} lines: narrow the glob or the expression]"] if len(hits) == MAX_LINES else []
     return ToolResult("\n".join([f"{len(hits)} lines match in {len(found)} files", *lines, *rest]))
 
 

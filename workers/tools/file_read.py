@@ -8,7 +8,8 @@ from workers.kernel.errors import Refused
 from workers.kernel.ledger import files
 from workers.kernel.ledger.tool_calls import CallEffect
 from workers.tools import workspace_path
-from workers.tools.tool import Arguments, Tool, ToolContext, ToolResult, ToolRetry
+from workers.tools.failures import ToolRetry
+from workers.tools.tool import Arguments, Tool, ToolContext, ToolResult
 
 MAX_TEXT_CHARACTERS = 60_000
 MAX_BINARY_BYTES = 32_768

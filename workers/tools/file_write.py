@@ -8,7 +8,8 @@ from workers.kernel.errors import Refused
 from workers.kernel.ledger import files
 from workers.kernel.ledger.tool_calls import CallEffect
 from workers.tools import workspace_path
-from workers.tools.tool import Arguments, Tool, ToolContext, ToolResult, ToolRetry
+from workers.tools.failures import ToolRetry
+from workers.tools.tool import Arguments, Tool, ToolContext, ToolResult
 
 MAX_BYTES = 1_048_576
 MAX_DIFF_CHARACTERS = 20_000
@@ -18,12 +19,8 @@ class Args(Arguments):
     """Either the whole content, or one exact replacement."""
 
     path: str = Field(description="workspace path, e.g. supabase/migrations/20260101120000_add_index.sql")
-    content: str | None = Field(
-        default=None, description="the whole new text; leave out to edit by replacement"
-    )
-    replace: str | None = Field(
-        default=None, description="text that stands in the file exactly once, to be replaced"
-    )
+    content: str | None = Field(default=None, description="the whole new text; leave out to edit by replacement")
+    replace: str | None = Field(default=None, description="text that stands in the file exactly once, to be replaced")
     replacement: str | None = Field(default=None, description="what to put in its place")
     version: int | None = Field(
         default=None,
@@ -46,15 +43,11 @@ async def run(args: Args, context: ToolContext) -> ToolResult:
             f"{path} exists already, at version {expected}: read it, then give version={expected} to overwrite it."
         )
     if args.version is not None and args.version != expected:
-        raise ToolRetry(
-            f"{path} is at version {expected}, not {args.version}: read it again and redo the change."
-        )
+        raise ToolRetry(f"{path} is at version {expected}, not {args.version}: read it again and redo the change.")
     try:
         encoded = after.encode()
     except UnicodeEncodeError:
-        raise ToolRetry(
-            "The content holds half a character (a lone surrogate): send valid Unicode."
-        ) from None
+        raise ToolRetry("The content holds half a character (a lone surrogate): send valid Unicode.") from None
     try:
         version = await files.write(context.hold, context.call_id, path, encoded, expected_version=expected)
     except Refused as refusal:
@@ -77,9 +70,7 @@ async def _current(context: ToolContext, path: str) -> tuple[str | None, int]:
 def _edited(args: Args, path: str, before: str | None) -> str:
     """The new text. Raises ToolRetry when the arguments do not say one."""
     if (args.content is None) == (args.replace is None):
-        raise ToolRetry(
-            "Give either content (the whole text) or replace and replacement (an edit), not both."
-        )
+        raise ToolRetry("Give either content (the whole text) or replace and replacement (an edit), not both.")
     if args.content is not None:
         return args.content
     if before is None:
@@ -88,24 +79,16 @@ def _edited(args: Args, path: str, before: str | None) -> str:
     if found != 1:
         raise ToolRetry(
             f"The text to replace stands in {path} {found} times; it must stand there exactly once: "
-            + (
-                "copy it exactly as file_read shows it."
-                if found == 0
-                else "take more of the lines around it."
-            )
+            + ("copy it exactly as file_read shows it." if found == 0 else "take more of the lines around it.")
         )
     return before.replace(args.replace or "", args.replacement or "")
 
 
 def _diff(path: str, before: str, after: str) -> str:
-    lines = difflib.unified_diff(
-        before.splitlines(), after.splitlines(), f"a/{path}", f"b/{path}", lineterm=""
-    )
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), f"a/{path}", f"b/{path}", lineterm="")
     text = "\n".join(lines)
     if len(text) > MAX_DIFF_CHARACTERS:
-        return (
-            f"{text[:MAX_DIFF_CHARACTERS]}\n[diff cut: {len(text) - MAX_DIFF_CHARACTERS:,} characters more]"
-        )
+        return f"{text[:MAX_DIFF_CHARACTERS]}\n[diff cut: {len(text) - MAX_DIFF_CHARACTERS:,} characters more]"
     return text
 
 

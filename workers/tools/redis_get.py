@@ -3,7 +3,8 @@
 from pydantic import Field
 
 from workers.kernel.ledger.tool_calls import CallEffect
-from workers.tools.tool import Arguments, Tool, ToolContext, ToolRefused, ToolResult, ToolRetry
+from workers.tools.failures import ToolRefused, ToolRetry
+from workers.tools.tool import Arguments, Tool, ToolContext, ToolResult
 
 MAX_KEY_CHARACTERS = 200
 
@@ -21,9 +22,7 @@ class Args(Arguments):
     """One key, or a prefix."""
 
     key: str | None = Field(default=None, description="the key to read")
-    prefix: str | None = Field(
-        default=None, description="list keys that begin with this instead; empty for all"
-    )
+    prefix: str | None = Field(default=None, description="list keys that begin with this instead; empty for all")
     cursor: int = Field(default=0, ge=0, description="where a listing goes on, as the last answer said")
 
 

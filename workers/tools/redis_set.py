@@ -3,8 +3,9 @@
 from pydantic import Field
 
 from workers.kernel.ledger.tool_calls import CallEffect
+from workers.tools.failures import ToolRetry
 from workers.tools.redis_get import checked_key
-from workers.tools.tool import Arguments, Tool, ToolContext, ToolResult, ToolRetry
+from workers.tools.tool import Arguments, Tool, ToolContext, ToolResult
 
 MAX_VALUE_BYTES = 65_536
 MAX_SECONDS = 2_592_000
@@ -37,9 +38,7 @@ async def run(args: Args, context: ToolContext) -> ToolResult:
     if args.increment is not None:
         if args.only_if_absent:
             raise ToolRetry("only_if_absent belongs to value, not to increment.")
-        counted = await space.increment(
-            context.org_id, context.call_id, key, args.increment, seconds=args.seconds
-        )
+        counted = await space.increment(context.org_id, context.call_id, key, args.increment, seconds=args.seconds)
         if counted.refused:
             raise ToolRetry(counted.refused)
         return ToolResult(f"{key} is {counted.value} now.")
@@ -51,9 +50,7 @@ async def run(args: Args, context: ToolContext) -> ToolResult:
         context.org_id, context.call_id, key, value, seconds=seconds, only_if_absent=args.only_if_absent
     )
     return ToolResult(
-        f"{key} is stored for {seconds} s."
-        if stored.written
-        else f"{key} was there already and is unchanged."
+        f"{key} is stored for {seconds} s." if stored.written else f"{key} was there already and is unchanged."
     )
 
 

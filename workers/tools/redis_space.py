@@ -72,9 +72,7 @@ class RedisSpace:
             org_id, call_id, key, "if_absent" if only_if_absent else "set", value, seconds, "given"
         )
 
-    async def increment(
-        self, org_id: UUID, call_id: UUID, key: str, by: int, *, seconds: int | None
-    ) -> Written:
+    async def increment(self, org_id: UUID, call_id: UUID, key: str, by: int, *, seconds: int | None) -> Written:
         """Count up (or down) and answer the sum; a new counter lives for the seconds given, else a week."""
         return await self._write(
             org_id, call_id, key, "increment", str(by), seconds or 604_800, "given" if seconds else "default"
@@ -99,9 +97,7 @@ class RedisSpace:
                 found.extend(page)
                 if cursor == 0 or len(found) >= count:
                     break
-            entries = [
-                Entry(key[len(_named(org_id, "")) :], await self._redis.ttl(key)) for key in sorted(found)
-            ]
+            entries = [Entry(key[len(_named(org_id, "")) :], await self._redis.ttl(key)) for key in sorted(found)]
         except (UpstashError, OSError) as error:
             raise Unavailable(f"Redis did not answer: {type(error).__name__}") from error
         return entries, cursor
@@ -111,9 +107,7 @@ class RedisSpace:
     ) -> Written:
         keys = [_named(org_id, key), f"pam:{org_id}:calls:{call_id}"]
         try:
-            answer = await self._redis.eval(
-                _WRITE, keys=keys, args=[act, value, str(seconds), ttl, str(_MARK_SECONDS)]
-            )
+            answer = await self._redis.eval(_WRITE, keys=keys, args=[act, value, str(seconds), ttl, str(_MARK_SECONDS)])
         except (UpstashError, OSError) as error:
             raise Unavailable(f"Redis did not answer: {type(error).__name__}") from error
         return Written(**json.loads(str(answer)))

@@ -134,9 +134,7 @@ def excess(name: str, arguments: Sequence[Node]) -> str | None:
         case "format":
             pattern = _text(args[0]) if args else None
             if pattern is None or re.search(r"%[^%A-Za-z]*(\*|\d{4})", pattern):
-                return (
-                    "format needs a constant pattern without * and without widths above 999; or join with ||"
-                )
+                return "format needs a constant pattern without * and without widths above 999; or join with ||"
         case _ if name.startswith("regexp_") and len(args) > 1:
             if len(_text(args[1]) or "") > MAX_PATTERN_CHARACTERS:
                 return f"A regular expression may have at most {MAX_PATTERN_CHARACTERS:,} characters"

@@ -152,9 +152,7 @@ def _readable(sql: str) -> None:
     try:
         sql.encode()
     except UnicodeEncodeError as error:
-        raise StatementRefused(
-            "The statement is not valid Unicode (a lone surrogate); write plain text."
-        ) from error
+        raise StatementRefused("The statement is not valid Unicode (a lone surrogate); write plain text.") from error
 
 
 def _measure(text: str) -> str:
@@ -179,9 +177,7 @@ def _measure(text: str) -> str:
         if kind in _OPENERS:
             levels.append([0, 0])
         if len(levels) - 1 > MAX_BRACKETS:
-            raise StatementRefused(
-                f"Brackets are nested more than {MAX_BRACKETS} deep; split the work with CTEs."
-            )
+            raise StatementRefused(f"Brackets are nested more than {MAX_BRACKETS} deep; split the work with CTEs.")
         if total > MAX_CHAIN:
             raise StatementRefused(
                 f"One expression strings together more than {MAX_CHAIN:,} operators and keywords; "
@@ -223,9 +219,7 @@ def _function_columns(statement: Node) -> dict[str, frozenset[str]]:
 class _Walk:
     """One pass over the tree: refuses, and gathers tables, parameters and attributes."""
 
-    def __init__(
-        self, *, allowed_functions: frozenset[str], function_columns: dict[str, frozenset[str]]
-    ) -> None:
+    def __init__(self, *, allowed_functions: frozenset[str], function_columns: dict[str, frozenset[str]]) -> None:
         self._allowed_functions = allowed_functions
         self._function_columns = function_columns
         self.tables: dict[tuple[str | None, str], None] = {}
@@ -236,12 +230,8 @@ class _Walk:
         kind = type(node).__name__
         if kind not in _NODES:
             if kind in _WRITES:
-                raise StatementRefused(
-                    f"{_verb(kind)} inside WITH writes; only reading statements may run here."
-                )
-            raise StatementRefused(
-                f"{_REFUSED_NODES.get(kind, f'{kind} is not known to the guard; leave it out')}."
-            )
+                raise StatementRefused(f"{_verb(kind)} inside WITH writes; only reading statements may run here.")
+            raise StatementRefused(f"{_REFUSED_NODES.get(kind, f'{kind} is not known to the guard; leave it out')}.")
         match node:
             case pg.SelectStmt():
                 ctes = self._with(node, ctes)
@@ -267,9 +257,7 @@ class _Walk:
                 self._builtin_only(node.collname, "collation")
             case pg.SQLValueFunction():
                 if pg.SQLValueFunctionOp.Name(node.op) not in CLOCK_VALUES:
-                    raise StatementRefused(
-                        "Names of roles, schemas and databases cannot be read here; leave it out."
-                    )
+                    raise StatementRefused("Names of roles, schemas and databases cannot be read here; leave it out.")
             case pg.RangeTableSample():
                 self._builtin_only(node.method, "sampling method", _SAMPLING)
             case pg.ParamRef():
@@ -300,9 +288,7 @@ class _Walk:
                 "or read the team's own tables."
             )
         if schema is None and name.lower().startswith("pg_"):
-            raise StatementRefused(
-                f"{_short(name)} looks like a system catalog; use the tool's schema introspection."
-            )
+            raise StatementRefused(f"{_short(name)} looks like a system catalog; use the tool's schema introspection.")
         if schema is not None or name not in ctes:
             self.tables[(schema, name)] = None
 
@@ -315,9 +301,7 @@ class _Walk:
                 advice = "use a plain built-in, or ask for the team's function to be opted in as schema.name"
                 if opted and len(names) == 1:
                     advice = f"write {opted[0]}(…)"
-                raise StatementRefused(
-                    f"The function {shown} is not on the list of allowed functions; {advice}."
-                )
+                raise StatementRefused(f"The function {shown} is not on the list of allowed functions; {advice}.")
             fault = excess(name, call.args)
             if fault:
                 raise StatementRefused(f"{fault}.")
@@ -329,9 +313,7 @@ class _Walk:
     def _function_in_from(self, node: Node) -> None:
         for item in node.functions:
             if not isinstance(postgast.unwrap_node(item.list.items[0]), pg.FuncCall):
-                raise StatementRefused(
-                    "FROM takes tables, subqueries and functions; put other expressions in SELECT."
-                )
+                raise StatementRefused("FROM takes tables, subqueries and functions; put other expressions in SELECT.")
 
     def _column(self, column: Node) -> None:
         names = [field.string.sval for field in column.fields if field.HasField("string")]
@@ -374,9 +356,7 @@ class _Walk:
         parts = [part.string.sval for part in names]
         foreign = len(parts) > 2 or (len(parts) == 2 and parts[0] != "pg_catalog")
         if foreign or (parts and known is not None and parts[-1] not in known):
-            raise StatementRefused(
-                f"The {what} {_short('.'.join(parts))} is not a built-in; use one that is."
-            )
+            raise StatementRefused(f"The {what} {_short('.'.join(parts))} is not a built-in; use one that is.")
 
 
 def _not_a_select(kind: str) -> str:

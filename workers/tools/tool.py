@@ -2,25 +2,15 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
 from workers.kernel.ledger.hold import Hold
 from workers.kernel.ledger.tool_calls import CallEffect
-
-if TYPE_CHECKING:
-    from workers.tools.bound_sql import BoundSql
-    from workers.tools.redis_space import RedisSpace
-
-
-class ToolRetry(Exception):
-    """The call did not work as given; the model is told why and may try again."""
-
-
-class ToolRefused(Exception):
-    """The call will not be carried out however it is worded; the model is told why."""
+from workers.tools.bound_sql import BoundSql
+from workers.tools.redis_space import RedisSpace
 
 
 class Arguments(BaseModel):
@@ -33,8 +23,8 @@ class Arguments(BaseModel):
 class ToolServices:
     """What tools may reach beyond the ledger. None of it holds the service key."""
 
-    sql: "BoundSql"
-    redis: "RedisSpace"
+    sql: BoundSql
+    redis: RedisSpace
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import re
 import unicodedata
 
-from workers.tools.tool import ToolRefused
+from workers.tools.failures import ToolRefused
 
 MAX_CHARACTERS = 400
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")

@@ -56,22 +56,38 @@ class Lite:
         for name in _FILES:
             shutil.copy(self._source / name, self.folder)
         process = await asyncio.create_subprocess_exec(
-            str(deno_program()), "install", "--frozen", "--quiet", cwd=self.folder,
+            str(deno_program()),
+            "install",
+            "--frozen",
+            "--quiet",
+            cwd=self.folder,
             env={**os.environ, **_environment(self._home)},  # the caller's proxies, certificates and registry settings
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
         )
         output, _ = await process.communicate()
         if process.returncode:
             raise ProcessFailed(
-                "could not fetch @supabase/lite from the npm registry (is the network there?):\n" + output.decode(errors="replace")[-1500:]
+                "could not fetch @supabase/lite from the npm registry (is the network there?):\n"
+                + output.decode(errors="replace")[-1500:]
             )
         (self.folder / "installed").touch()
 
     async def auth_schema(self) -> str:
         """The SQL of lite's auth tables."""
         process = await asyncio.create_subprocess_exec(
-            str(deno_program()), "run", "--ignore-env", "--cached-only", "launch.ts", "schema", cwd=self.folder, env=_environment(self._home),
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            str(deno_program()),
+            "run",
+            "--ignore-env",
+            "--cached-only",
+            "launch.ts",
+            "schema",
+            cwd=self.folder,
+            env=_environment(self._home),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
         )
         output, errors = await process.communicate()
         if process.returncode:
@@ -82,7 +98,17 @@ class Lite:
         """Serve Auth and PostgREST on 127.0.0.1:port."""
         child = await Child.start(
             name="lite",
-            command=[deno_program(), "run", "--no-prompt", "--cached-only", "--ignore-env", f"--allow-env={_READS}", "--allow-net=127.0.0.1", "launch.ts", "serve"],
+            command=[
+                deno_program(),
+                "run",
+                "--no-prompt",
+                "--cached-only",
+                "--ignore-env",
+                f"--allow-env={_READS}",
+                "--allow-net=127.0.0.1",
+                "launch.ts",
+                "serve",
+            ],
             log=log,
             environment={**_environment(self._home), **settings, "PORT": str(port)},
             cwd=self.folder,

@@ -51,9 +51,7 @@ EVERYTHING = Rights(frozenset(_EXTENSIONS), frozenset(_EXTENSIONS))
 class Authority:
     """Verifies callers, and asks the database what they may do on a private topic."""
 
-    def __init__(
-        self, *, pool: AsyncConnectionPool, jwt_secret: str, publishable_key: str, secret_key: str
-    ) -> None:
+    def __init__(self, *, pool: AsyncConnectionPool, jwt_secret: str, publishable_key: str, secret_key: str) -> None:
         self._pool = pool
         self._jwt_secret = jwt_secret
         self._key_roles = {publishable_key: "anon", secret_key: "service_role"}
@@ -127,9 +125,7 @@ class Authority:
         for extension, probe in probes.items():
             try:
                 async with connection.transaction():
-                    cursor = await connection.execute(
-                        "select 1 from realtime.messages where id = %s", (probe,)
-                    )
+                    cursor = await connection.execute("select 1 from realtime.messages where id = %s", (probe,))
                     if await cursor.fetchone():
                         read.add(extension)
             except psycopg.Error as error:

@@ -125,9 +125,7 @@ class Channels:
         if not topic.members:
             del self._topics[key]
 
-    def broadcast(
-        self, name: str, is_private: bool, message: Broadcast, sender: Subscription | None = None
-    ) -> None:
+    def broadcast(self, name: str, is_private: bool, message: Broadcast, sender: Subscription | None = None) -> None:
         """Send to all who joined the topic, with its privacy, and may read it; encode once per version."""
         topic = self._topics.get((name, is_private))
         if topic is None:
@@ -168,9 +166,7 @@ class Channels:
         self._announce(topic, subscription.presence_key, joined=None, left=before)
 
     @staticmethod
-    def _announce(
-        topic: _Topic, key: str, joined: dict[str, Any] | None, left: dict[str, Any] | None
-    ) -> None:
+    def _announce(topic: _Topic, key: str, joined: dict[str, Any] | None, left: dict[str, Any] | None) -> None:
         difference = {
             "joins": {key: {"metas": [joined]}} if joined else {},
             "leaves": {key: {"metas": [left]}} if left else {},

@@ -52,9 +52,7 @@ class Socket:
             await self._websocket.close(POLICY_VIOLATION, "an apikey and vsn 1.0.0 or 2.0.0 are needed")
             return
         await self._websocket.accept()
-        tasks = [
-            asyncio.create_task(work) for work in (self._read(), self._outbox.drain(), self._outbox.overrun())
-        ]
+        tasks = [asyncio.create_task(work) for work in (self._read(), self._outbox.drain(), self._outbox.overrun())]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:

@@ -110,9 +110,7 @@ def _decode_push(message: bytes) -> Frame:
 def encode(frame: Frame, version: str) -> str:
     """Write one server message that is no broadcast. In 1.0.0 the key `ref` is always present."""
     if version == "1.0.0":
-        return json.dumps(
-            {"topic": frame.topic, "event": frame.event, "payload": frame.payload, "ref": frame.ref}
-        )
+        return json.dumps({"topic": frame.topic, "event": frame.event, "payload": frame.payload, "ref": frame.ref})
     return json.dumps([frame.join_ref, frame.ref, frame.topic, frame.event, frame.payload])
 
 

@@ -20,9 +20,7 @@ def main() -> int:
     """Read the scripts, bind, announce, serve; 2 if a script is refused."""
     parser = argparse.ArgumentParser(prog="python -m infra.local.rehearsal", description=__doc__)
     parser.add_argument("--port", type=int, required=True, help="0 takes a free one")
-    parser.add_argument(
-        "--scripts", type=Path, action="append", default=[], help="a folder of *.yaml; may repeat"
-    )
+    parser.add_argument("--scripts", type=Path, action="append", default=[], help="a folder of *.yaml; may repeat")
     arguments = parser.parse_args()
     try:
         scripts = [script for folder in arguments.scripts for script in load_scripts(folder)]

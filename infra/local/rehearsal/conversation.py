@@ -118,9 +118,7 @@ class ChatRequest(_Given):
 
     def results_of(self, tool: str, heard: Sequence[HeardMessage]) -> list[HeardMessage]:
         """Those of the tool results heard which answer a call of that tool."""
-        ids = {
-            call.id for message in self.messages for call in message.tool_calls if call.function.name == tool
-        }
+        ids = {call.id for message in self.messages for call in message.tool_calls if call.function.name == tool}
         return [message for message in heard if message.tool_call_id in ids]
 
 

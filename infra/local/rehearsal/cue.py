@@ -51,8 +51,7 @@ class Unexpected(RequestRefused):
             "found": found,
         }
         super().__init__(
-            f"Script {script.name}, turn {position + 1} of {len(script.turns)}: "
-            f"expected {expected}; found {found}.",
+            f"Script {script.name}, turn {position + 1} of {len(script.turns)}: expected {expected}; found {found}.",
             code="rehearsal_unexpected",
         )
 

@@ -79,9 +79,7 @@ def create_rehearsal(*, stage: Stage) -> Starlette:
             return _failed(fail)
         if asked.stream:
             with_usage = asked.stream_options is not None and asked.stream_options.include_usage
-            return _Performance(
-                told=frames(cue, model=asked.model, with_usage=with_usage), cue=cue, stage=stage
-            )
+            return _Performance(told=frames(cue, model=asked.model, with_usage=with_usage), cue=cue, stage=stage)
         await asyncio.sleep(cue.turn.hang_seconds)
         if cue.turn.cut is not None:
             half = Frame(b'{"id": "chatcmpl-')

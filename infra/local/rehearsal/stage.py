@@ -122,9 +122,7 @@ class Stage:
         if len(fitting) == 1 or (fitting and len(fitting[0].when) > len(fitting[1].when)):
             return fitting[0]
         if fitting:
-            trouble = (
-                f"The scripts {fitting[0].name} and {fitting[1].name} fit equally: make one `when` longer"
-            )
+            trouble = f"The scripts {fitting[0].name} and {fitting[1].name} fit equally: make one `when` longer"
         else:
             trouble = "No script fits: add one whose `when` matches"
         message = f"{trouble}. The user message is {shortened(user_text)}."

@@ -43,9 +43,7 @@ class Cursor:
     def parse(cls, text: str) -> "Cursor":
         """Read a cursor back. Raises Refused(invalid) for what no page gave out."""
         try:
-            plain = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode(
-                "ascii"
-            )
+            plain = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True).decode("ascii")
             at, _, row_id = plain.partition("|")
             created_at = datetime.fromisoformat(at)
             if created_at.tzinfo is None:

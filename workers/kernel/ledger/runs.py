@@ -105,14 +105,10 @@ class RunNotClaimable(Exception):
     """Another worker's lease stands, the turn is old, or the run has ended: the job has nothing to do."""
 
 
-async def claim(
-    gateway: "WorkerGateway", run_id: UUID, turn: int, *, worker: str, lease_seconds: int
-) -> Claim:
+async def claim(gateway: "WorkerGateway", run_id: UUID, turn: int, *, worker: str, lease_seconds: int) -> Claim:
     """Take the run for this worker until the lease ends, and count the attempt. Raises RunNotClaimable."""
     try:
-        answer = await gateway.call(
-            "claim_run", run_id=run_id, turn=turn, worker=worker, lease_seconds=lease_seconds
-        )
+        answer = await gateway.call("claim_run", run_id=run_id, turn=turn, worker=worker, lease_seconds=lease_seconds)
     except Refused as refusal:
         raise RunNotClaimable(f"{refusal.code}: {refusal}") from refusal
     return Claim.model_validate(answer)
@@ -219,6 +215,4 @@ async def cancel(gateway: "CallerGateway", run_id: UUID) -> Changed:
 
 async def answer(gateway: "CallerGateway", run_id: UUID, text: str) -> Changed:
     """Answer the question that an interrupted run asked; the run goes on. Raises Refused."""
-    return Changed.model_validate(
-        await gateway.rpc("answer_question", {"run_id": str(run_id), "answer": text})
-    )
+    return Changed.model_validate(await gateway.rpc("answer_question", {"run_id": str(run_id), "answer": text}))

@@ -39,9 +39,7 @@ async def read(gateway: "CallerGateway", org_id: UUID, thread_id: UUID) -> Threa
     return Thread.model_validate(rows[0])
 
 
-async def list_newest(
-    gateway: "CallerGateway", org_id: UUID, *, cursor: Cursor | None, limit: int
-) -> Page[Thread]:
+async def list_newest(gateway: "CallerGateway", org_id: UUID, *, cursor: Cursor | None, limit: int) -> Page[Thread]:
     """Threads of an organisation, newest first."""
     rows = await gateway.select(
         "threads",

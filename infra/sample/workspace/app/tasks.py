@@ -21,8 +21,7 @@ async def list_open(connection: Connection) -> list[Row]:
 async def add(connection: Connection, *, project_id: int, title: str, priority: int) -> Row | None:
     """Add a task. Raises psycopg.errors.InsufficientPrivilege if the person is no member of the project."""
     cursor = await connection.execute(
-        "insert into public.tasks (project_id, title, priority) values (%s, %s, %s)"
-        " returning id, title, status",
+        "insert into public.tasks (project_id, title, priority) values (%s, %s, %s) returning id, title, status",
         [project_id, title, priority],
     )
     return await cursor.fetchone()
