@@ -1,4 +1,4 @@
-"""`python3 -m infra …`: makes PAM's own environment with the standard library alone, then hands over to the command line.
+"""`python3 -m infra …`: makes PAM's environment with the standard library alone, then hands over to the command line.
 
 The environment is a folder below .pam (or PAM_HOME), made from the lock in infra/lock, named after Python's version.
 """

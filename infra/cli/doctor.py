@@ -59,7 +59,7 @@ def _machine() -> list[Finding]:
             "platform",
             here in SUPPORTED and not is_musl,
             " ".join(here) + (" (musl)" if is_musl else ""),
-            "the embedded stack runs on Linux x86-64 and arm64 (glibc) and on macOS arm64; elsewhere use a hosted project",
+            "the embedded stack runs on Linux x86-64 and arm64 (glibc) and macOS arm64; elsewhere use a hosted project",
         ),
         Finding(
             "disk",

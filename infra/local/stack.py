@@ -80,7 +80,7 @@ class Stack:
         return self._children
 
     async def start(self) -> StackFacts:
-        """Start everything; answers the facts. Raises ProcessFailed or InstallationRefused, with nothing left behind."""
+        """Start everything; answers the facts. Raises ProcessFailed or InstallationRefused, and leaves nothing."""
         try:
             return await self._start()
         except BaseException:

@@ -1,1 +1,1 @@
-"""The loop and what it decides with: context, execution, limits, narration. It knows no provider, no HTTP and no SQL."""
+"""The loop and what it decides with: context, execution, limits, narration. No provider, no HTTP, no SQL."""

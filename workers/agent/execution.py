@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +11,7 @@ import structlog
 from pydantic import ValidationError
 
 from workers.agent import narration
+from workers.agent.plain import plain
 from workers.kernel.errors import AccessRevoked, FenceLost, PamError, Refused, Unavailable
 from workers.kernel.ledger import tool_calls
 from workers.kernel.ledger.hold import Hold
@@ -20,6 +22,7 @@ from workers.tools.tool import Tool, ToolContext, ToolResult, ToolServices
 
 MAX_RESULT_CHARACTERS = 80_000
 _PARALLEL_READS = 4
+_MAX_KEPT_CHARACTERS = 200_000
 
 log = structlog.get_logger()
 
@@ -31,14 +34,11 @@ def plan(call: ToolCall, call_id: UUID, tools: tuple[Tool, ...]) -> PlannedCall:
     except ValueError:
         arguments = None
     if not isinstance(arguments, dict) or not _storable(arguments):
-        arguments = {"malformed": _plain(call.arguments_json)}
+        arguments = {"malformed": plain(call.arguments_json)[:_MAX_KEPT_CHARACTERS]}
     effect = next((tool.effect for tool in tools if tool.name == call.name), CallEffect.READ)
-    return PlannedCall(id=call_id, call_id=call.id, tool=_plain(call.name)[:200], arguments=arguments, effect=effect)
-
-
-def _plain(text: str) -> str:
-    """Text that Postgres can keep: without NUL and half characters, and not endless."""
-    return text.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")[:200_000]
+    return PlannedCall(
+        id=call_id, call_id=plain(call.id)[:200], tool=plain(call.name)[:200], arguments=arguments, effect=effect
+    )
 
 
 def _storable(arguments: dict[str, Any]) -> bool:
@@ -47,15 +47,21 @@ def _storable(arguments: dict[str, Any]) -> bool:
         text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
     except (ValueError, RecursionError):
         return False
-    return "\\u0000" not in text and len(text) < 2_500_000 and _encodes(text)
+    return len(text) < 2_500_000 and all(plain(piece) == piece for piece in _texts(arguments))
 
 
-def _encodes(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def _texts(node: Any) -> Iterator[str]:
+    """Every text in a JSON value, keys too."""
+    match node:
+        case str():
+            yield node
+        case dict():
+            yield from node
+            for value in node.values():
+                yield from _texts(value)
+        case list():
+            for value in node:
+                yield from _texts(value)
 
 
 class Execution:
@@ -98,7 +104,9 @@ class Execution:
             return await self._finish(call, CallStatus.FAILED, ToolResult(_complaint(tool, error)), began)
         is_repeat = call.status is CallStatus.STARTED
         if is_repeat and tool.effect is not CallEffect.READ and not tool.is_repeatable:
-            text = "A worker was lost while this call ran, so nobody knows whether it took effect. Look before you repeat it."
+            text = (
+                "A worker was lost while this call ran: nobody knows whether it took effect. Look before you repeat it."
+            )
             return await self._finish(call, CallStatus.UNKNOWN, ToolResult(text), began)
         await tool_calls.begin(self._hold, call)
         context = ToolContext(
@@ -173,22 +181,23 @@ async def _all(group: list[RecordedCall], settle: Any) -> list[RecordedCall]:
 
 def _given(call: RecordedCall) -> dict[str, Any]:
     if set(call.arguments) == {"malformed"}:
-        raise ToolRetry("the arguments are no JSON object")
+        raise ToolRetry("the arguments are no JSON object of plain text")
     return call.arguments
 
 
 def _complaint(tool: Tool, error: ValidationError | ToolRetry) -> str:
     """What is wrong with the arguments, for the model: no echo of their values."""
     if isinstance(error, ToolRetry):
-        return f"The arguments of {tool.name} are no JSON object: send them again as valid JSON."
+        return f"The arguments of {tool.name} are no JSON object of whole characters without NUL: send them again as valid JSON."
     faults = "; ".join(
         f"{'.'.join(map(str, f['loc'])) or 'arguments'}: {f['msg']}" for f in error.errors(include_url=False)[:8]
     )
-    return f"The arguments of {tool.name} do not fit: {faults}. Its arguments are: {', '.join(tool.arguments.model_fields)}."
+    known = ", ".join(tool.arguments.model_fields)
+    return f"The arguments of {tool.name} do not fit: {faults}. Its arguments are: {known}."
 
 
 def _plain_result(text: str) -> str:
-    plain = text.encode("utf-8", "replace").decode().replace("\x00", "\ufffd")
-    if len(plain) <= MAX_RESULT_CHARACTERS:
-        return plain
-    return f"{plain[:MAX_RESULT_CHARACTERS]}\n[cut: {len(plain) - MAX_RESULT_CHARACTERS:,} characters more; ask for a narrower part]"
+    kept = plain(text)
+    if len(kept) <= MAX_RESULT_CHARACTERS:
+        return kept
+    return f"{kept[:MAX_RESULT_CHARACTERS]}\n[cut: {len(kept) - MAX_RESULT_CHARACTERS:,} characters more; ask for a narrower part]"

@@ -12,6 +12,7 @@ from workers.agent import context, decisions, narration
 from workers.agent.decisions import AskAgain, AwaitPerson, CallTools, Decision, Reply, Stop
 from workers.agent.execution import Execution, plan
 from workers.agent.limits import Allowance, allowance
+from workers.agent.plain import plain
 from workers.agent.preview import Preview
 from workers.agent.shutdown import Leaving, LeavingFlag
 from workers.kernel.ledger import messages, runs, steps
@@ -129,8 +130,8 @@ class Loop:
         step = Step(
             position=position,
             message_id=message_id,
-            text=answer.text.replace("\x00", "\ufffd"),
-            model=answer.model,
+            text=plain(answer.text),
+            model=plain(answer.model)[:200],
             input_sha256=context.digest(spoken, self._offered),
             finish=answer.finish.value,
             input_tokens=usage.input_tokens,
@@ -164,7 +165,7 @@ class Loop:
             async for item in items:
                 match item:
                     case TextDelta(text):
-                        await preview.write(text)
+                        await preview.write(plain(text))
                     case Restarted():
                         await preview.restart()
                     case Answer():

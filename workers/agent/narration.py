@@ -1,6 +1,6 @@
 """A run told as AG-UI 1.0 events: each function makes one closed batch, so that a takeover finds nothing half said.
 
-Source: the AG-UI protocol's event types as `ag-ui-protocol` ships them; money and outcomes travel as CUSTOM events `pam.*`.
+Source: AG-UI's event types as `ag-ui-protocol` ships them; money and outcomes travel as CUSTOM events `pam.*`.
 """
 
 import json

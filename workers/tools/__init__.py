@@ -1,4 +1,4 @@
-"""One file a tool, and the explicit tuple of them. A tool declares its effect; the path every call takes is in workers/agent."""
+"""One file a tool, and the explicit tuple of them. The path that every call takes is in workers/agent."""
 
 from workers.tools import ask_person, database_query, file_list, file_read, file_write, redis_get, redis_set
 from workers.tools.tool import Tool

@@ -1,4 +1,4 @@
-"""Runs one statement that a model wrote, as the person who asked: bound for one transaction, read-only, always rolled back."""
+"""Runs one statement that a model wrote, as the person who asked: bound, read-only, always rolled back."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -56,8 +56,8 @@ class BoundSql:
         """Rows of a reading statement, capped on the server. Raises ToolRetry with the database's reason."""
         limits = self._limits
         capped = (
-            f"select left(row_to_json(pam_row)::text, {limits.max_row_characters + 1}) from (\n{statement}\n) as pam_row "  # noqa: S608
-            f"limit {limits.max_rows + 1}"
+            f"select left(row_to_json(pam_row)::text, {limits.max_row_characters + 1})"  # noqa: S608 - bound and read-only
+            f" from (\n{statement}\n) as pam_row limit {limits.max_rows + 1}"
         )
         rows = [str(row[0]) for row in await self._run(hold, capped, parameters)]
         if any(len(row) > limits.max_row_characters for row in rows):
@@ -106,7 +106,7 @@ def _spoken(error: psycopg.Error, limits: SqlLimits) -> Exception:
             return ToolRetry(f"{message}. A person must review the change and open the table again.")
         case "57014":
             return ToolRetry(
-                f"The statement ran longer than {limits.statement_seconds} s and was stopped: narrow it, or explain it first."
+                f"The statement ran longer than {limits.statement_seconds} s and was stopped: narrow or explain it."
             )
         case "42501":
             return ToolRetry(

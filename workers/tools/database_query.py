@@ -84,13 +84,14 @@ def _described(found: list[tables.OpenTable]) -> str:
 def _capped(text: str) -> str:
     if len(text) <= MAX_RESULT_CHARACTERS:
         return text
-    return f"{text[:MAX_RESULT_CHARACTERS]}\n[cut: {len(text) - MAX_RESULT_CHARACTERS:,} characters more; select fewer rows or columns]"
+    rest = len(text) - MAX_RESULT_CHARACTERS
+    return f"{text[:MAX_RESULT_CHARACTERS]}\n[cut: {rest:,} characters more; select fewer rows or columns]"
 
 
 TOOL = Tool(
     name="database_query",
-    description="Read the team's database as the person you work for: you see exactly the rows that they may see. One SELECT per "
-    "call, values as $1, $2 in parameters; describe: true shows the open tables with columns, indexes and policies; "
+    description="Read the team's database as the person you work for: you see exactly the rows that they may see. One SELECT "
+    "per call, values as $1, $2 in parameters; describe: true shows the open tables with columns, indexes and policies; "
     "explain: true answers the plan with real times. At most 200 rows and 15 s. It never writes.",
     arguments=Args,
     run=run,

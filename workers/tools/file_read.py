@@ -38,7 +38,8 @@ async def run(args: Args, context: ToolContext) -> ToolResult:
                 f"{path} is binary and holds {file.size_bytes:,} bytes; up to {MAX_BINARY_BYTES:,} can be shown."
             )
         return ToolResult(
-            f"{path} (version {file.version}, binary, {file.size_bytes} bytes, base64):\n{base64.b64encode(file.content).decode()}"
+            f"{path} (version {file.version}, binary, {file.size_bytes} bytes, base64):\n"
+            + base64.b64encode(file.content).decode()
         )
     lines = file.content.decode().splitlines(keepends=True)
     last = min(args.last_line or len(lines), len(lines))

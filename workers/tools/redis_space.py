@@ -11,7 +11,8 @@ from workers.kernel.errors import Unavailable
 
 _MARK_SECONDS = 86_400
 
-# KEYS: the value, the mark of this call. ARGV: what to do, value, seconds. One atomic step; a repeat answers the first outcome.
+# KEYS: the value, the mark of this call. ARGV: what to do, value, seconds …
+# One atomic step; a repeat answers the first outcome.
 _WRITE = """
 local seen = redis.call('GET', KEYS[2])
 if seen then return seen end

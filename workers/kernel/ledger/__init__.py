@@ -1,1 +1,1 @@
-"""The ledger: one file a noun = its record, its statuses, its verbs. A verb is a SQL function called through a gateway."""
+"""The ledger: one file a noun = its record, its statuses, its verbs. Verbs are SQL functions."""
