@@ -75,8 +75,8 @@ async def install(
         await connection.execute("select pg_advisory_lock(%s)", [_LOCK])
         await _check_platform(connection)
         applied = await _applied(connection)
-        if applied == {}:
-            applied = await _adopt(connection, migrations)
+        if applied is not None:
+            applied |= await _adopt(connection, [m for m in migrations if m.version not in applied])
         for migration in migrations:
             recorded = (applied or {}).get(migration.version)
             if recorded == migration.sha256:
@@ -122,13 +122,18 @@ async def _record(connection: psycopg.AsyncConnection, migration: Migration) -> 
     )
 
 
-async def _adopt(connection: psycopg.AsyncConnection, migrations: list[Migration]) -> dict[str, str]:
-    """Take over the history of a project where the Supabase CLI applied PAM's migrations."""
+async def _has_cli_history(connection: psycopg.AsyncConnection) -> bool:
     async with connection.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute("select to_regclass('supabase_migrations.schema_migrations') is not null")
         row = await cursor.fetchone()
-        known: set[str] = set()
-        if row and row[0]:
+    return bool(row and row[0])
+
+
+async def _adopt(connection: psycopg.AsyncConnection, migrations: list[Migration]) -> dict[str, str]:
+    """Take over the history of a project where the Supabase CLI applied PAM's migrations."""
+    known: set[str] = set()
+    if await _has_cli_history(connection):
+        async with connection.cursor(row_factory=tuple_row) as cursor:
             await cursor.execute("select version from supabase_migrations.schema_migrations")
             known = {str(version) for (version,) in await cursor.fetchall()}
     async with connection.transaction():
@@ -181,10 +186,11 @@ async def uninstall(dsn: str) -> list[str]:
                 " lateral aclexplode(n.nspacl) a where a.grantee = 'pam_agent'::regrole loop"
                 " execute format('revoke usage on schema %I from pam_agent', s); end loop; end $$"
             )
-            await connection.execute(
-                "do $$ begin if to_regclass('supabase_migrations.schema_migrations') is not null then"
-                " delete from supabase_migrations.schema_migrations where name like 'pam\\_%'; end if; end $$"
-            )
+            if await _has_cli_history(connection):
+                await connection.execute(
+                    "delete from supabase_migrations.schema_migrations where version = any(%s) and name like 'pam\\_%%'",
+                    [[migration.version for migration in read_migrations()]],
+                )
         for role in (*LOGINS, "pam_agent"):
             try:
                 await connection.execute(sql.SQL("drop role if exists {}").format(sql.Identifier(role)))

@@ -55,6 +55,7 @@ comment on function pam_private.record is 'Write one audit row, in the transacti
 create function pam_private.audit_stands() returns trigger
 language plpgsql set search_path = '' as
 $$ begin raise exception 'the audit log is append-only' using errcode = '42501'; end $$;
+comment on function pam_private.audit_stands is 'Refuses every change of the audit log, to its owner too.';
 
 alter table pam.organizations enable row level security;
 alter table pam.organizations force row level security;
@@ -104,16 +105,22 @@ $$
 declare
   me uuid := auth.uid();
   mine pam.member_role := pam_private.role_in(set_member.org_id, auth.uid());
-  theirs pam.member_role := pam_private.role_in(set_member.org_id, set_member.user_id);
+  theirs pam.member_role;
   about jsonb := jsonb_build_object('user_id', set_member.user_id, 'role', set_member.role);
 begin
+  if mine is null then return pam_private.refusal('not_found', 'There is no such organisation, or you do not belong to it.'); end if;
+  -- Roles as they are under the lock: who is being removed at this moment must not add themselves again.
+  perform 1 from pam.organizations o where o.id = set_member.org_id for update;
+  mine := pam_private.role_in(set_member.org_id, me);
+  theirs := pam_private.role_in(set_member.org_id, set_member.user_id);
   if mine is null then return pam_private.refusal('not_found', 'There is no such organisation, or you do not belong to it.'); end if;
   if mine < 'admin' or set_member.role > mine or coalesce(theirs, 'viewer') > mine then
     perform pam_private.record(set_member.org_id, me, 'member.set', false, about);
     return pam_private.refusal('forbidden', 'Only an admin or owner may set a member''s role, and none above their own.');
   end if;
-  if set_member.user_id is null then return pam_private.refusal('invalid', 'Say whose role to set: user_id is missing.'); end if;
-  perform 1 from pam.organizations o where o.id = set_member.org_id for update;
+  if set_member.user_id is null or set_member.role is null then
+    return pam_private.refusal('invalid', 'Say whose role to set, and which: user_id or role is missing.');
+  end if;
   if theirs = 'owner' and set_member.role < 'owner' and not exists (
     select from pam.members m where m.org_id = set_member.org_id and m.role = 'owner' and m.user_id <> set_member.user_id) then
     return pam_private.refusal('conflict', 'An organisation keeps at least one owner: name another first.');
@@ -131,16 +138,19 @@ $$
 declare
   me uuid := auth.uid();
   mine pam.member_role := pam_private.role_in(remove_member.org_id, auth.uid());
-  theirs pam.member_role := pam_private.role_in(remove_member.org_id, remove_member.user_id);
+  theirs pam.member_role;
   about jsonb := jsonb_build_object('user_id', remove_member.user_id);
 begin
+  if mine is null then return pam_private.refusal('not_found', 'There is no such organisation, or you do not belong to it.'); end if;
+  perform 1 from pam.organizations o where o.id = remove_member.org_id for update;
+  mine := pam_private.role_in(remove_member.org_id, me);
+  theirs := pam_private.role_in(remove_member.org_id, remove_member.user_id);
   if mine is null then return pam_private.refusal('not_found', 'There is no such organisation, or you do not belong to it.'); end if;
   if theirs is null then return pam_private.refusal('not_found', 'This person is not a member.'); end if;
   if me <> remove_member.user_id and (mine < 'admin' or theirs > mine) then
     perform pam_private.record(remove_member.org_id, me, 'member.remove', false, about);
     return pam_private.refusal('forbidden', 'Only an admin or owner may remove another member, and none above their own role.');
   end if;
-  perform 1 from pam.organizations o where o.id = remove_member.org_id for update;
   if theirs = 'owner' and not exists (
     select from pam.members m where m.org_id = remove_member.org_id and m.role = 'owner' and m.user_id <> remove_member.user_id) then
     return pam_private.refusal('conflict', 'An organisation keeps at least one owner: name another first.');

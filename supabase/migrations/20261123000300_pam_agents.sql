@@ -61,8 +61,9 @@ begin
   if coalesce(jsonb_typeof(import_agent.definition), '') <> 'object'
      or coalesce(jsonb_typeof(import_agent.definition -> 'tools'), '') <> 'array'
      or coalesce(import_agent.definition ->> 'instructions', '') = ''
+     or coalesce(jsonb_typeof(import_agent.definition -> 'limits'), 'null') not in ('object', 'null')
      or octet_length(import_agent.definition::text) > 262144 then
-    return pam_private.refusal('invalid', 'A definition is an object with instructions and a list of tools, of at most 256 KiB.');
+    return pam_private.refusal('invalid', 'A definition is an object with instructions, a list of tools and perhaps limits, of at most 256 KiB.');
   end if;
   if octet_length(coalesce(import_agent.source, '')) not between 1 and 65536 then
     return pam_private.refusal('invalid', 'The card''s source must be between 1 byte and 64 KiB.');

@@ -170,7 +170,7 @@ begin
     perform pam_private.record(start_run.org_id, me, 'run.start', false);
     return pam_private.refusal('forbidden', 'Viewers watch runs; a developer, admin or owner starts them.');
   end if;
-  if btrim(coalesce(start_run.message, '')) = '' then
+  if coalesce(start_run.message, '') !~ '\S' then
     return pam_private.refusal('invalid', 'The message is empty: say what the agent should do.');
   end if;
   if char_length(start_run.message) > 100000 then
@@ -194,7 +194,7 @@ begin
     if not ceilings ? entry.key then
       return pam_private.refusal('invalid', format('%s is no limit: use max_steps, max_tokens, max_cost_usd, max_seconds.', left(entry.key, 63)));
     end if;
-    if jsonb_typeof(entry.value) <> 'number' or (entry.value)::numeric <= 0 or (entry.value)::numeric > (ceilings -> entry.key)::numeric
+    if jsonb_typeof(entry.value) <> 'number' or round((entry.value)::numeric, 6) <= 0 or (entry.value)::numeric > (ceilings -> entry.key)::numeric
        or (entry.key <> 'max_cost_usd' and (entry.value)::numeric <> trunc((entry.value)::numeric)) then
       return pam_private.refusal('invalid', format('%s must be a number above 0 and at most %s.', entry.key, ceilings ->> entry.key));
     end if;

@@ -23,7 +23,8 @@ using ( org_id = any ((select pam_private.my_org_ids())::uuid[]) );
 create function pam_private.log_stands() returns trigger
 language plpgsql set search_path = '' as
 $$ begin raise exception 'the log of a run is append-only' using errcode = '42501'; end $$;
-create trigger "The log stands" before update on pam.events
+comment on function pam_private.log_stands is 'Refuses every change of an event, to its owner too; events only leave with their organisation.';
+create trigger "The log stands" before update or truncate on pam.events
 for each statement execute function pam_private.log_stands();
 
 create function pam_private.may_watch(topic text) returns boolean
@@ -63,10 +64,12 @@ comment on function pam_private.append is 'Append a batch of AG-UI events to a r
 
 create function pam_private.now_ms() returns bigint
 language sql volatile set search_path = '' as $$ select (extract(epoch from clock_timestamp()) * 1000)::bigint $$;
+comment on function pam_private.now_ms is 'An event''s timestamp: milliseconds since 1970.';
 
 create function pam_private.started_event(run pam.runs) returns jsonb
 language sql volatile set search_path = '' as
 $$ select jsonb_build_object('type', 'RUN_STARTED', 'threadId', run.thread_id, 'runId', run.id, 'timestamp', pam_private.now_ms()) $$;
+comment on function pam_private.started_event is 'The event that opens a run''s log, and opens it again after an interruption.';
 
 -- The end of a run that the database itself decides: cancelled unclaimed, out of attempts, past its deadline.
 create function pam_private.end_run(run pam.runs, outcome pam.run_status, why text, sentence text) returns void
@@ -77,6 +80,10 @@ declare
     select from pam.events e where e.run_id = run.id and e.type = 'RUN_STARTED'
      and not exists (select from pam.events f where f.run_id = run.id and f.seq > e.seq and f.type in ('RUN_FINISHED', 'RUN_ERROR')));
 begin
+  -- A call whose end nobody saw is unknown; one that never began, or was never answered, is refused.
+  update pam.tool_calls c set ended_at = clock_timestamp(),
+         status = case when c.status in ('planned', 'waiting') then 'refused' else 'unknown' end::pam.call_status
+   where c.org_id = run.org_id and c.run_id = run.id and c.status in ('planned', 'started', 'waiting', 'answered');
   update pam.runs r set status = outcome, reason = why, ended_at = clock_timestamp() where r.id = run.id;
   update pam_private.run_heads h set fence = h.fence + 1, lease_until = null where h.run_id = run.id;
   perform pam_private.append(run,

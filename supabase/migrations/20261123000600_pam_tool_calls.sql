@@ -80,7 +80,7 @@ begin
   if run.status <> 'interrupted' then
     return pam_private.refusal('conflict', format('The run asks nothing: it is %s.', run.status));
   end if;
-  if char_length(btrim(coalesce(answer_question.answer, ''))) not between 1 and 20000 then
+  if coalesce(answer_question.answer, '') !~ '\S' or char_length(btrim(answer_question.answer)) > 20000 then
     return pam_private.refusal('invalid', 'An answer has 1 to 20,000 characters.');
   end if;
   update pam.tool_calls c set status = 'answered', result = btrim(answer_question.answer)

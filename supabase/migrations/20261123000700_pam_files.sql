@@ -83,7 +83,7 @@ begin
       return jsonb_build_object('path', write_file.path, 'version', own, 'sha256', digest, 'size_bytes', octet_length(content));
     end if;
   end if;
-  if coalesce(file.version, 0) <> expected_version then
+  if coalesce(file.version, 0) is distinct from expected_version then
     return pam_private.refusal('conflict', case
       when file.version is null then 'The file is not there (any more): write it anew.'
       when expected_version = 0 then format('The file exists already, at version %s: read it first, then edit or overwrite it.', file.version)

@@ -9,7 +9,7 @@ declare
   run pam.runs;
 begin
   select h.fence into current_fence from pam_private.run_heads h where h.run_id = hold.run_id for update;
-  if current_fence is distinct from hold.fence then
+  if current_fence is null or current_fence is distinct from hold.fence then
     raise exception 'fence % of run % is old: another worker holds it, drop the run', hold.fence, hold.run_id using errcode = 'PM002';
   end if;
   select * into run from pam.runs r where r.id = hold.run_id;
@@ -125,11 +125,11 @@ comment on function pam_worker.append_events is 'Append events that belong to no
 
 -- Previews share one allowance over all workers, well below what Realtime's smallest plan carries.
 create unlogged table pam_private.preview_meter (
+  is_only boolean primary key default true check (is_only),
   second bigint not null,
   sent int not null
 );
-comment on table pam_private.preview_meter is 'One row: previews sent in the current second, by everybody.';
-insert into pam_private.preview_meter (second, sent) values (0, 0);
+comment on table pam_private.preview_meter is 'One row: previews sent in the current second, by everybody. A crash empties it; the next preview makes it anew.';
 alter table pam_private.preview_meter enable row level security;
 alter table pam_private.preview_meter force row level security;
 
@@ -142,7 +142,8 @@ begin
   if not exists (select from pam_private.run_heads h where h.run_id = preview_message.run_id and h.fence = preview_message.fence) then
     raise exception 'fence % of run % is old: another worker holds it, drop the run', preview_message.fence, preview_message.run_id using errcode = 'PM002';
   end if;
-  update pam_private.preview_meter m set second = this_second, sent = case when m.second = this_second then m.sent + 1 else 1 end
+  insert into pam_private.preview_meter as m (second, sent) values (this_second, 1)
+  on conflict (is_only) do update set second = this_second, sent = case when m.second = this_second then m.sent + 1 else 1 end
    where m.second <> this_second or m.sent < 50;
   if not found then return 'false'; end if;
   perform realtime.send(preview, 'preview', 'run:' || preview_message.run_id, true);
@@ -334,12 +335,13 @@ create function pam_worker.sweep_runs(max_runs int default 500) returns jsonb
 language plpgsql security definer set search_path = '' as
 $$
 declare
+  head pam_private.run_heads;
   run pam.runs;
   due jsonb := '[]';
 begin
   if not pg_try_advisory_xact_lock(hashtextextended('pam sweep', 0)) then return '[]'; end if;
-  for run in
-    select r.* from pam.runs r join pam_private.run_heads h on h.run_id = r.id
+  for head in
+    select h.* from pam.runs r join pam_private.run_heads h on h.run_id = r.id
      where r.status in ('queued', 'running', 'interrupted')
        and case r.status
              when 'running' then coalesce(h.lease_until, '-infinity') < clock_timestamp()
@@ -348,6 +350,15 @@ begin
      order by r.created_at limit max_runs
      for update of h skip locked
   loop
+    -- The run as it is under the lock: since the loop began its worker may have ended it, or a person answered it.
+    select r.* into run from pam.runs r
+     where r.id = head.run_id
+       and case r.status
+             when 'running' then coalesce(head.lease_until, '-infinity') < clock_timestamp()
+             when 'interrupted' then r.interrupted_at < clock_timestamp() - interval '7 days'
+             when 'queued' then head.rung_at < clock_timestamp() - interval '10 s' or r.deadline_at < clock_timestamp()
+             else false end;
+    continue when not found;
     if run.cancel_requested_at is not null then
       perform pam_private.end_run(run, 'cancelled', 'cancelled', 'The run was cancelled.');
     elsif run.status = 'interrupted' then

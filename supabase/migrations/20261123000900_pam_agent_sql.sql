@@ -16,6 +16,7 @@ $$
 declare
   run pam.runs;
   bound jsonb;
+  naked regclass;
 begin
   select r.* into run from pam.runs r join pam_private.run_heads h on h.run_id = r.id
    where r.id = bind.run_id and h.fence = bind.fence and r.status = 'running';
@@ -32,6 +33,13 @@ begin
    where u.id = run.user_id;
   if bound is null then
     raise exception 'the asker of run % has no account any more', bind.run_id using errcode = 'PM003';
+  end if;
+  -- Without row-level security nothing would consult the mirrors, nor the policy that closes on drift.
+  select o.table_id into naked from pam_private.opened_tables o join pg_catalog.pg_class c on c.oid = o.table_id
+   where not c.relrowsecurity limit 1;
+  if found then
+    raise exception '% is open to agents and its row-level security was switched off', naked
+      using errcode = 'PM005', hint = format('Switch it on again, or run: select pam.close_to_agent(%L)', naked);
   end if;
   insert into pam_private.agent_bindings (user_id, claims) values (run.user_id, bound);
 end $$;
@@ -62,7 +70,7 @@ $$
   select encode(sha256(convert_to(concat_ws('|', c.relrowsecurity, c.relkind, (
     select string_agg(concat_ws(':', p.polname, p.polcmd, p.polpermissive, p.polroles::text,
              pg_catalog.pg_get_expr(p.polqual, p.polrelid), pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid)), ';' order by p.polname)
-      from pg_catalog.pg_policy p where p.polrelid = t and p.polname not like 'pam: %')), 'UTF8')), 'hex')
+      from pg_catalog.pg_policy p where p.polrelid = t and not (p.polname like 'pam: %' and p.polroles = array['pam_agent'::regrole::oid]))), 'UTF8')), 'hex')
     from pg_catalog.pg_class c where c.oid = t
 $$;
 comment on function pam_private.policies_digest is 'What a table''s own policies are now.';
@@ -83,13 +91,21 @@ create function pam.close_to_agent(t regclass) returns void
 language plpgsql security invoker set search_path = '' as
 $$
 declare
+  home regnamespace := (select c.relnamespace from pg_catalog.pg_class c where c.oid = t);
   mirror text;
 begin
-  for mirror in select p.polname from pg_catalog.pg_policy p where p.polrelid = t and p.polname like 'pam: %' loop
-    execute format('drop policy %I on %s', mirror, t);
-  end loop;
-  execute format('revoke all on %s from pam_agent', t);
+  if home is not null then  -- the table may be gone
+    for mirror in select p.polname from pg_catalog.pg_policy p
+                   where p.polrelid = t and p.polname like 'pam: %' and p.polroles = array['pam_agent'::regrole::oid] loop
+      execute format('drop policy %I on %s', mirror, t);
+    end loop;
+    execute format('revoke all on %s from pam_agent', t);
+  end if;
   delete from pam_private.opened_tables o where o.table_id = t;
+  if found and home is not null and not exists (
+    select from pam_private.opened_tables o join pg_catalog.pg_class c on c.oid = o.table_id where c.relnamespace = home) then
+    execute format('revoke usage on schema %s from pam_agent', home);
+  end if;
 end $$;
 comment on function pam.close_to_agent is 'Take back what open_to_agent gave. For the owner of the project.';
 
@@ -103,7 +119,7 @@ declare
   opened int := 0;
   columns text;
 begin
-  if (select c.relkind not in ('r', 'p') from pg_catalog.pg_class c where c.oid = t) then
+  if coalesce((select c.relkind not in ('r', 'p') from pg_catalog.pg_class c where c.oid = t), true) then
     raise exception '% is no table: a view reads with its owner''s rights', t;
   end if;
   if not (select c.relrowsecurity from pg_catalog.pg_class c where c.oid = t) then
@@ -117,7 +133,10 @@ begin
   for policy in
     select p.oid, p.polname, p.polpermissive, pg_catalog.pg_get_expr(p.polqual, p.polrelid) as qual
       from pg_catalog.pg_policy p
-     where p.polrelid = t and p.polcmd in ('r', '*') and (p.polroles = '{0}' or 'authenticated'::regrole = any (p.polroles))
+     where p.polrelid = t and p.polcmd in ('r', '*')
+       and exists (select from unnest(p.polroles) as given (role)
+                    where given.role = 0 or pg_catalog.pg_has_role('authenticated', given.role, 'usage'))
+     order by p.polname
   loop
     -- What the mirror cannot carry: functions that are neither built in nor auth's, views, operators and types of somebody's,
     -- and everything that reads the session.
@@ -129,16 +148,17 @@ begin
                      and (select y.typtype = 'e' from pg_catalog.pg_type y where y.oid = d.refobjid))
             and not (d.refclassid = 'pg_catalog.pg_class'::regclass
                      and (select c.relkind in ('r', 'p') from pg_catalog.pg_class c where c.oid = d.refobjid)))
-       or policy.qual ~* '\m(current_setting|set_config|pg_[a-z_]+|[a-z]+_to_xml[a-z_]*)\M\s*\(|\m(current_user|session_user|current_role|system_user)\M'
-       or policy.qual ~ '''[^'']*auth\.(uid|jwt|role)[^'']*''' then
+       or policy.qual ~* '\m(current_setting|set_config|pg_[a-z_]+|has_[a-z_]+_privilege|row_security_active|[a-z]+_to_xml[a-z_]*)\M\s*\(|\m(current_user|session_user|current_role|system_user)\M'
+       or exists (select from regexp_matches(policy.qual, '"(?:[^"]|"")*"|''(?:[^'']|'''')*''', 'g') as quoted
+                   where quoted[1] ~ 'auth\.(uid|jwt|role)') then
       raise exception 'policy "%" of % calls a function or reads the session in a way that PAM cannot mirror', policy.polname, t
         using hint = 'Write it with auth.uid(), auth.jwt() and plain tables, or leave the table closed to agents.';
     end if;
     mirrored := replace(replace(replace(policy.qual, 'auth.uid()', 'pam_private.bound_uid()'),
                                 'auth.jwt()', 'pam_private.bound_claims()'), 'auth.role()', '''authenticated''::text');
-    execute format('create policy %I on %s as %s for select to pam_agent using (%s)', 'pam: ' || left(policy.polname, 57), t,
+    opened := opened + 1;  -- its number keeps two long names apart, for a name is cut at 63 bytes
+    execute format('create policy %I on %s as %s for select to pam_agent using (%s)', format('pam: %s %s', opened, left(policy.polname, 40)), t,
                    case when policy.polpermissive then 'permissive' else 'restrictive' end, mirrored);
-    opened := opened + 1;
   end loop;
   if opened = 0 then
     raise exception '% has no policy that lets authenticated people select: there is nothing to open', t;
@@ -180,7 +200,7 @@ begin
         'policies', coalesce((select jsonb_agg(jsonb_build_object(
                          'name', p.polname, 'for', case p.polcmd when 'r' then 'select' when 'a' then 'insert' when 'w' then 'update' when 'd' then 'delete' else 'all' end,
                          'using', pg_catalog.pg_get_expr(p.polqual, p.polrelid), 'check', pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid)) order by p.polname)
-                      from pg_catalog.pg_policy p where p.polrelid = c.oid and p.polname not like 'pam: %'), '[]')
+                      from pg_catalog.pg_policy p where p.polrelid = c.oid and not (p.polname like 'pam: %' and p.polroles = array['pam_agent'::regrole::oid])), '[]')
       ) order by c.oid::regclass::text collate "C")
       from pam_private.opened_tables o join pg_catalog.pg_class c on c.oid = o.table_id), '[]');
 end $$;

@@ -57,8 +57,12 @@ class Transcript:
         """The calls of a step in their order."""
         return tuple(self._calls.get(step, ()))
 
-    def messages(self) -> list[Message]:
-        """The whole context, each call followed by its result."""
+    def text_of(self, step: int) -> str | None:
+        """What this run's model wrote at a step, or None if there is no such step."""
+        return next((said.content for said in reversed(self._said) if step and said.step == step), None)
+
+    def messages(self, *, is_shown: bool = False) -> list[Message]:
+        """The whole context, each call followed by its result; `is_shown`: with the ids that viewers know calls by."""
         spoken = [self._system]
         for said in self._said:
             if said.role == "user":
@@ -66,17 +70,25 @@ class Transcript:
                 continue
             calls = self.calls_of(said.step) if said.step else ()
             if not said.content and not calls:
-                spoken.append(Message(Role.ASSISTANT, "(nothing)"))
-                spoken.append(Message(Role.SYSTEM, "You said nothing. Go on: call a tool, or answer."))
+                if said.step:  # an earlier run's silence says nothing
+                    spoken.append(Message(Role.ASSISTANT, "(nothing)"))
+                    spoken.append(Message(Role.SYSTEM, "You said nothing. Go on: call a tool, or answer."))
                 continue
-            spoken.append(Message(Role.ASSISTANT, said.content, tool_calls=tuple(_asked(call) for call in calls)))
-            spoken += [Message(Role.TOOL, call.result or "", tool_call_id=call.call_id) for call in calls]
+            named = [(call, str(call.id) if is_shown else call.call_id) for call in calls]
+            spoken.append(
+                Message(Role.ASSISTANT, said.content, tool_calls=tuple(_asked(call, name) for call, name in named))
+            )
+            spoken += [
+                Message(Role.TOOL, call.result or "", tool_call_id=name)
+                for call, name in named
+                if call.result is not None or not is_shown
+            ]
         return spoken
 
     def snapshot(self, run: Run) -> list[dict[str, Any]]:
         """The conversation as AG-UI messages, without the system's words."""
         shown: list[dict[str, Any]] = []
-        for place, message in enumerate(self.messages()[1:]):
+        for place, message in enumerate(self.messages(is_shown=True)[1:]):
             entry: dict[str, Any] = {
                 "id": str(uuid5(run.id, str(place))),
                 "role": message.role.value,
@@ -97,14 +109,14 @@ class Transcript:
         return shown
 
 
-def _asked(call: RecordedCall) -> ToolCall:
+def _asked(call: RecordedCall, name: str) -> ToolCall:
     malformed = call.arguments.get("malformed")
     text = (
         malformed
         if isinstance(malformed, str) and len(call.arguments) == 1
         else json.dumps(call.arguments, ensure_ascii=False)
     )
-    return ToolCall(id=call.call_id, name=call.tool, arguments_json=text)
+    return ToolCall(id=name, name=call.tool, arguments_json=text)
 
 
 def digest(messages: list[Message], offered: list[ToolSpec]) -> str:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from workers.kernel.ledger.tool_calls import CallEffect, RecordedCall
-from workers.model.protocol import Answer, Finish
+from workers.model.protocol import Finish
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,16 @@ class Stop:
 Decision = Reply | CallTools | AwaitPerson | AskAgain | Stop
 
 
-def decide(answer: Answer, calls: list[RecordedCall], *, empty_answers: int) -> Decision:
+def decide(finish: Finish, text: str, calls: list[RecordedCall], *, empty_answers: int) -> Decision:
     """What a model's answer leads to; `empty_answers` counts those just before it."""
-    if answer.finish is Finish.REFUSED:
+    if finish is Finish.REFUSED:
         return Stop("model_refused", "The model refused to answer.")
-    if answer.finish is Finish.LENGTH:
+    if finish is Finish.LENGTH:
         return Stop("cut_short", "The model's answer was cut at its length limit: ask for less at once.")
     if todo := next_calls(tuple(calls)):
         return todo
-    if answer.text.strip():
-        return Reply(answer.text)
+    if text.strip():
+        return Reply(text)
     if empty_answers >= 2:
         return Stop("empty_answer", "The model said nothing, three times in a row.")
     return AskAgain()

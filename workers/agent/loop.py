@@ -1,6 +1,7 @@
 """The loop of one run: think, decide, act, record, until it ends, waits or is taken away."""
 
 import time
+from collections.abc import Sequence
 from contextlib import aclosing
 from decimal import Decimal
 from typing import assert_never
@@ -19,12 +20,14 @@ from workers.kernel.ledger import messages, runs, steps
 from workers.kernel.ledger.hold import Hold
 from workers.kernel.ledger.runs import Claim, Run, RunStatus
 from workers.kernel.ledger.steps import Step
-from workers.kernel.ledger.tool_calls import CallStatus, RecordedCall
+from workers.kernel.ledger.tool_calls import CallStatus, PlannedCall, RecordedCall
 from workers.model.estimate import estimated_usage
 from workers.model.failures import ContextTooLong, ModelFailure
 from workers.model.prices import cost_of
-from workers.model.protocol import Answer, Message, Model, Restarted, TextDelta
+from workers.model.protocol import Answer, Finish, Message, Model, Restarted, TextDelta, Usage
 from workers.tools.tool import Tool, ToolServices
+
+FAILED = "failed"  # the finish of a step whose answer broke off
 
 log = structlog.get_logger()
 
@@ -58,13 +61,17 @@ class Loop:
 
     async def advance(self) -> None:
         """Work until the run has ended or waits. Raises FenceLost, AccessRevoked, Unavailable, Leaving."""
-        transcript = context.Transcript(definition=self._definition, conversation=await messages.read(self._hold))
+        conversation = await messages.read(self._hold)
+        transcript = context.Transcript(definition=self._definition, conversation=conversation)
         empty_answers = 0
+        decision = self._left_behind(transcript, conversation.finish)
         while True:
             if self._leaving.is_set():
                 raise Leaving
-            decision: Decision = decisions.next_calls(transcript.calls_of(self._run.steps)) or await self._think(
-                transcript, empty_answers
+            decision = (
+                decision
+                or decisions.next_calls(transcript.calls_of(self._run.steps))
+                or await self._think(transcript, empty_answers)
             )
             match decision:
                 case CallTools(calls):
@@ -90,6 +97,14 @@ class Loop:
                     return await self.fail(reason, sentence)
                 case _:
                     assert_never(decision)
+            decision = None
+
+    def _left_behind(self, transcript: context.Transcript, finish: str | None) -> Decision | None:
+        """What a lost worker had still to do with an answer it recorded: the model is not asked, nor paid, twice."""
+        text = transcript.text_of(self._run.steps)
+        if text is None or transcript.calls_of(self._run.steps) or finish == FAILED:
+            return None
+        return decisions.decide(Finish(finish or Finish.STOP), text, [], empty_answers=0)
 
     async def fail(self, reason: str, sentence: str) -> None:
         """End the run with a reason."""
@@ -114,11 +129,12 @@ class Loop:
         began = time.monotonic()
         try:
             answer = await self._stream(spoken, allowed, message_id)
-        except ContextTooLong as failure:
-            return Stop("context_too_long", str(failure))
         except ModelFailure as failure:
-            return Stop("model_failed", str(failure))
+            if failure.lost_usage:  # an answer that broke off is paid for, too
+                await self._record(position, message_id, spoken, failure.lost_usage, FAILED, began)
+            return Stop("context_too_long" if isinstance(failure, ContextTooLong) else "model_failed", str(failure))
         usage = answer.usage + answer.lost_usage if answer.lost_usage else answer.usage
+        text = plain(answer.text)
         planned = [
             plan(
                 call,
@@ -127,13 +143,45 @@ class Loop:
             )
             for place, call in enumerate(answer.tool_calls)
         ]
+        await self._record(
+            position,
+            message_id,
+            spoken,
+            usage,
+            answer.finish.value,
+            began,
+            text=text,
+            model=answer.model,
+            calls=planned,
+        )
+        recorded = [
+            RecordedCall(**call.model_dump(), step=position, place=place, status=CallStatus.PLANNED, result=None)
+            for place, call in enumerate(planned, start=1)
+        ]
+        transcript.said(text, position, recorded)
+        return decisions.decide(answer.finish, text, recorded, empty_answers=empty_answers)
+
+    async def _record(
+        self,
+        position: int,
+        message_id: UUID,
+        spoken: list[Message],
+        usage: Usage,
+        finish: str,
+        began: float,
+        *,
+        text: str = "",
+        model: str = "",
+        calls: Sequence[PlannedCall] = (),
+    ) -> None:
+        """Store the step with its price; the run's totals are what the database says then."""
         step = Step(
             position=position,
             message_id=message_id,
-            text=plain(answer.text),
-            model=plain(answer.model)[:200],
+            text=text,
+            model=plain(model)[:200] or self._model.name,
             input_sha256=context.digest(spoken, self._offered),
-            finish=answer.finish.value,
+            finish=finish,
             input_tokens=usage.input_tokens,
             cached_input_tokens=usage.cached_input_tokens,
             output_tokens=usage.output_tokens,
@@ -141,7 +189,7 @@ class Loop:
             cost_usd=cost_of(usage, model=self._model.name).usd.quantize(Decimal("0.000001")),
             seconds=round(time.monotonic() - began, 3),
         )
-        self._run = await steps.record(self._hold, step, planned, narration.step(step, planned))
+        self._run = await steps.record(self._hold, step, list(calls), narration.step(step, list(calls)))
         log.info(
             "step recorded",
             position=position,
@@ -149,12 +197,6 @@ class Loop:
             output_tokens=step.output_tokens,
             cost_usd=str(step.cost_usd),
         )
-        recorded = [
-            RecordedCall(**call.model_dump(), step=position, place=place, status=CallStatus.PLANNED, result=None)
-            for place, call in enumerate(planned, start=1)
-        ]
-        transcript.said(step.text, position, recorded)
-        return decisions.decide(answer, recorded, empty_answers=empty_answers)
 
     async def _stream(self, spoken: list[Message], allowed: Allowance, message_id: UUID) -> Answer:
         """The model's answer, shown while it is written."""

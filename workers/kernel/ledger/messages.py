@@ -46,6 +46,7 @@ class Conversation(BaseModel):
 
     messages: tuple[Said, ...]
     calls: tuple[RecordedCall, ...]
+    finish: str | None = Field(default=None, description="why the model ended this run's last step")
 
 
 async def read(hold: Hold) -> Conversation:
