@@ -35,9 +35,7 @@ class KeyRing:
     An unknown kid asks the key server again at most once a minute, so forged ones cannot make us ask.
     """
 
-    def __init__(
-        self, *, url: str, http: httpx.AsyncClient, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, *, url: str, http: httpx.AsyncClient, clock: Callable[[], float] = time.monotonic) -> None:
         self._url = url
         self._http = http
         self._clock = clock
@@ -85,11 +83,7 @@ def _public_key(published: Any) -> jwt.PyJWK | None:
     if not isinstance(published, dict):
         return None
     algorithm = _ALGORITHM_OF_KEY.get(str(published.get("kty")))
-    if (
-        algorithm is None
-        or published.get("alg", algorithm) != algorithm
-        or published.get("use", "sig") != "sig"
-    ):
+    if algorithm is None or published.get("alg", algorithm) != algorithm or published.get("use", "sig") != "sig":
         return None
     if algorithm == "ES256" and published.get("crv") != "P-256":
         return None

@@ -48,9 +48,7 @@ def _house(request: Request) -> House:
 
 HouseDep = Annotated[House, Depends(_house)]
 
-_bearer = HTTPBearer(
-    auto_error=False, description="The access token of a Supabase session.", bearerFormat="JWT"
-)
+_bearer = HTTPBearer(auto_error=False, description="The access token of a Supabase session.", bearerFormat="JWT")
 
 
 async def _caller(

@@ -63,9 +63,7 @@ async def follow(
     is_stream = "text/event-stream" in accept.lower()
     if is_stream and last_event_id is not None:
         after = last_event_id
-    run = await runs.read(
-        gateway, run_id
-    )  # before the events: what it calls ended has its last event written
+    run = await runs.read(gateway, run_id)  # before the events: what it calls ended has its last event written
     found = await events.list_after(gateway, run_id, seq=after, limit=BATCH if is_stream else limit)
     if not is_stream:
         is_complete = run.is_ended and len(found) < limit

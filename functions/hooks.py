@@ -36,9 +36,7 @@ class Ring:
         """Read a body strictly. Raises Refused(invalid)."""
         try:
             match json.loads(body):
-                case {"run_id": str(run_id), "turn": int(turn), **rest} if (
-                    not rest and type(turn) is int and turn > 0
-                ):
+                case {"run_id": str(run_id), "turn": int(turn), **rest} if not rest and type(turn) is int and turn > 0:
                     return cls(UUID(run_id), turn)
         except (ValueError, RecursionError):  # of the JSON, its encoding, or the UUID
             pass

@@ -89,6 +89,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         middleware=middleware,
         exception_handlers={**problems.HANDLERS, RequestValidationError: _invalid},
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
         responses={
             "default": {
                 "description": "A problem document",
@@ -102,9 +103,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
 
     def openapi() -> dict[str, Any]:
         if not app.openapi_schema:
-            schema = get_openapi(
-                title=app.title, version=app.version, description=app.description, routes=app.routes
-            )
+            schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
             problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
             schema["components"]["schemas"] |= problem.pop("$defs") | {"Problem": problem}
             app.openapi_schema = schema

@@ -118,13 +118,9 @@ async def _http(request: Request, error: Exception) -> Response:
 def unhandled(request_id: str, error: Exception) -> Response:
     """The answer to a fault of ours: an id to look up, and nothing of its insides."""
     # No locals and no foreign message: either may hold a token or what somebody wrote.
-    frames = [
-        f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)
-    ]
+    frames = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
     reason = str(error) if isinstance(error, PamError) else ""
-    log.error(
-        "request failed", request_id=request_id, error=type(error).__name__, reason=reason, at=frames[-12:]
-    )
+    log.error("request failed", request_id=request_id, error=type(error).__name__, reason=reason, at=frames[-12:])
     detail = "This is our fault, not yours. Tell whoever runs PAM the request_id."
     return problem(500, "internal", detail, request_id=request_id)
 

@@ -24,9 +24,7 @@ class Limits(BaseModel):
     max_steps: int | None = Field(default=None, ge=1, le=200, description="model calls")
     max_tokens: int | None = Field(default=None, ge=1, le=20_000_000, description="tokens in and out")
     max_cost_usd: float | None = Field(default=None, gt=0, le=100, allow_inf_nan=False)
-    max_seconds: int | None = Field(
-        default=None, ge=1, le=86_400, description="time, without waiting for people"
-    )
+    max_seconds: int | None = Field(default=None, ge=1, le=86_400, description="time, without waiting for people")
 
 
 class Question(BaseModel):

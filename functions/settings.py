@@ -20,17 +20,13 @@ class ApiSettings:
     @classmethod
     def read(cls, environment: Mapping[str, str], *, hold_events: bool) -> "ApiSettings":
         """Raises SettingMissing for the first setting that is absent or cannot be meant."""
-        url = required(environment, "SUPABASE_URL", "the project's URL, https://<ref>.supabase.co").rstrip(
-            "/"
-        )
+        url = required(environment, "SUPABASE_URL", "the project's URL, https://<ref>.supabase.co").rstrip("/")
         if not url.startswith(("https://", "http://")):
             raise SettingMissing("SUPABASE_URL must begin with https:// (http:// on your own machine)")
         origins = tuple(environment.get("PAM_ALLOWED_ORIGINS", "").replace(",", " ").split())
         for origin in origins:
             if not origin.startswith(("https://", "http://")) or origin.count("/") != 2 or "*" in origin:
-                raise SettingMissing(
-                    f"PAM_ALLOWED_ORIGINS: {origin} is no origin, write https://app.example.com"
-                )
+                raise SettingMissing(f"PAM_ALLOWED_ORIGINS: {origin} is no origin, write https://app.example.com")
         return cls(
             supabase_url=url,
             publishable_key=required(environment, "SUPABASE_PUBLISHABLE_KEY", "the key sb_publishable_…"),
@@ -50,9 +46,7 @@ class HookSettings:
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> "HookSettings":
         """Raises SettingMissing for the first setting that is absent."""
-        secret = required(
-            environment, "PAM_WEBHOOK_SECRET", "the secret that `pam install` gave the database"
-        )
+        secret = required(environment, "PAM_WEBHOOK_SECRET", "the secret that `pam install` gave the database")
         if len(secret) < 16:
             raise SettingMissing("PAM_WEBHOOK_SECRET is shorter than 16 characters: take a random one")
         return cls(

@@ -28,9 +28,7 @@ class SignatureCheck:
         if not (sent_at.isascii() and sent_at.isdigit() and len(sent_at) <= 12):
             raise SignatureRefused("webhook-timestamp is seconds since 1970.")
         if abs(self._clock() - int(sent_at)) > TOLERANCE_SECONDS:
-            raise SignatureRefused(
-                "webhook-timestamp is more than 5 minutes off: check the clock, or sign again."
-            )
+            raise SignatureRefused("webhook-timestamp is more than 5 minutes off: check the clock, or sign again.")
         signed = b".".join((message_id.encode("latin-1", "replace"), sent_at.encode(), body))
         expected = b"v1," + base64.b64encode(hmac.new(self._key, signed, hashlib.sha256).digest())
         given = [one.encode("latin-1", "replace") for one in signatures.split(" ")[:16]]

@@ -39,9 +39,7 @@ async def list_threads(
     limit: PageSize = 50,
 ) -> Page[Thread]:
     """The organisation's conversations."""
-    page = await threads.list_newest(
-        gateway, org_id, cursor=Cursor.parse(cursor) if cursor else None, limit=limit
-    )
+    page = await threads.list_newest(gateway, org_id, cursor=Cursor.parse(cursor) if cursor else None, limit=limit)
     if not page.items:
         await organizations.require(gateway, org_id)
     return page

@@ -24,7 +24,14 @@ FAST = (("fsync", "off"), ("synchronous_commit", "off"), ("full_page_writes", "o
 
 @pytest.fixture(scope="session")
 async def stack() -> AsyncIterator[StackFacts]:
-    """The embedded stack with one worker, on a state folder of its own."""
+    """The embedded stack with one worker, on a state folder of its own; or the one that PAM_TEST_STACK names.
+
+    `pam test --mutations` keeps one stack and gives its state folder to every run of pytest.
+    """
+    shared = StackFacts.read(Path(os.environ.get("PAM_TEST_STACK", "/dev/null")) / "stack.json")
+    if shared is not None:
+        yield shared
+        return
     folder = Path(tempfile.mkdtemp(prefix="pam-tests-"))
     folder.chmod(0o755)
     options = StackOptions(

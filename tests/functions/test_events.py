@@ -67,6 +67,8 @@ async def test_the_log_is_read_page_by_page_to_its_end(
     rest = (await api.get(f"{url}?after={first['last_seq']}", headers=ann.headers)).json()
     assert [event["seq"] for event in rest["items"]] == [3, 4]
     assert (first["is_complete"], rest["is_complete"]) == (False, True)
+    full = (await api.get(f"{url}?limit=2", headers=ann.headers)).json()
+    assert full["is_complete"] is False  # the run has ended, the page is full: there may be more
 
 
 async def test_on_lambda_a_stream_ends_at_once_and_resumes_by_its_last_id(

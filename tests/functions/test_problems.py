@@ -169,13 +169,17 @@ async def test_the_api_describes_itself(api: httpx.AsyncClient) -> None:
     names = set(document["components"]["schemas"])
     assert {"Problem", "Fault", "Run", "Thread", "Message", "Event", "Started"} <= names
     assert "HTTPValidationError" not in names
+    operations_by_id = set()
     for path, operations in document["paths"].items():
         for operation in operations.values():
             assert operation["summary"], path
+            operations_by_id.add(operation["operationId"])
             assert operation["description"], path
             assert "application/problem+json" in operation["responses"]["default"]["content"], path
             assert bool(operation.get("security")) == path.startswith("/v1/"), path
     assert len(document["paths"]) == 10
+    assert {"start_run", "say", "follow", "cancel_run"} <= operations_by_id
+    assert len(operations_by_id) == 13
 
 
 def test_a_missing_setting_is_named_and_no_secret_is_shown() -> None:

@@ -171,12 +171,13 @@ async def test_the_clone_is_taken_while_others_work_and_leaves_nothing_behind(
     database: Database, member: UUID
 ) -> None:
     databases = "select array_agg(datname order by datname) from pg_database"
+    before = await database.admin(databases)
     async with as_person(database.owner_dsn, member) as busy:
         await busy.execute("update public.tasks set priority = 1 where project_id = 42")
         await proof(database, member, FIX)
         await busy.rollback()
+    assert await database.admin(databases) == before
     async with await AsyncConnection.connect(database.admin_dsn) as admin:
-        assert await (await admin.execute(databases)).fetchone() == (["postgres", "template0", "template1"],)
         indexes = await admin.execute("select count(*) from pg_indexes where tablename = 'members'")
         assert await indexes.fetchone() == (1,), "the live database keeps its indexes"
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class Database:
         """Ask as `postgres`, the project's owner."""
         return await _ask(self.owner_dsn, statement, values)
 
-    async def worker(self, verb: str, **arguments: Any) -> Any:
+    async def worker(self, verb: str, /, **arguments: Any) -> Any:
         """Call pam_worker.<verb> on the worker's login."""
         names = ", ".join(f"{name} => %({name})s" for name in arguments)
         bound = {k: Jsonb(v) if isinstance(v, (dict, list)) else v for k, v in arguments.items()}
@@ -68,7 +69,9 @@ class Database:
         return row[0] if row else None
 
     @asynccontextmanager
-    async def person(self, user_id: UUID | None, *, role: str = "authenticated", **claims: Any) -> AsyncIterator[psycopg.AsyncConnection[dict[str, Any]]]:
+    async def person(
+        self, user_id: UUID | None, *, role: str = "authenticated", **claims: Any
+    ) -> AsyncIterator[psycopg.AsyncConnection[dict[str, Any]]]:
         """A transaction as PostgREST opens it for this person; it is committed at the end."""
         async with await psycopg.AsyncConnection.connect(self.owner_dsn, row_factory=dict_row) as connection:
             told = {**({"sub": str(user_id), "role": role} if user_id else {"role": role}), **claims}
@@ -76,19 +79,23 @@ class Database:
             await connection.execute(f"set local role {role}".encode())
             yield connection
 
-    async def rpc(self, user_id: UUID | None, function: str, **arguments: Any) -> Any:
+    async def rpc(self, user_id: UUID | None, function: str, /, **arguments: Any) -> Any:
         """Call pam.<function> as this person."""
         names = ", ".join(f"{name} => %({name})s" for name in arguments)
         bound = {k: Jsonb(v) if isinstance(v, (dict, list)) else v for k, v in arguments.items()}
         async with self.person(user_id) as connection:
-            row = await (await connection.execute(f"select pam.{function}({names}) as answer".encode(), bound)).fetchone()
+            row = await (
+                await connection.execute(f"select pam.{function}({names}) as answer".encode(), bound)
+            ).fetchone()
         return row["answer"] if row else None
 
     async def new_person(self) -> UUID:
         """Somebody with an account."""
         user_id = uuid4()
         await self.admin(
-            "insert into auth.users (id, email, raw_app_meta_data, raw_user_meta_data) values (%s, %s, '{}', '{}')", user_id, f"{user_id}@example.com"
+            "insert into auth.users (id, email, raw_app_meta_data, raw_user_meta_data) values (%s, %s, '{}', '{}')",
+            user_id,
+            f"{user_id}@example.com",
         )
         return user_id
 
@@ -96,7 +103,9 @@ class Database:
         """An organisation with its owner and the agent `engineer`: (owner, organisation)."""
         owner = owner or await self.new_person()
         org = UUID((await self.rpc(owner, "create_organization", name="Team"))["org_id"])
-        answer = await self.rpc(owner, "import_agent", org_id=org, name="engineer", definition=DEFINITION, source="# card")
+        answer = await self.rpc(
+            owner, "import_agent", org_id=org, name="engineer", definition=DEFINITION, source="# card"
+        )
         assert "refused" not in answer, answer
         return owner, org
 
@@ -136,8 +145,16 @@ class Template:
         self._made = 0
 
     @classmethod
-    async def make(cls, facts: StackFacts, *, name: str = "pam_template", with_pam: bool = True, with_sample: bool = True) -> "Template":
-        """Prepare a new database: the platform, and PAM and the sample if wanted."""
+    async def make(
+        cls, facts: StackFacts, *, name: str = "pam_template", with_pam: bool = True, with_sample: bool = True
+    ) -> "Template":
+        """Prepare a new database: the platform, and PAM and the sample if wanted.
+
+        PAM_TEST_TEMPLATE names one that is prepared already: `pam test --mutations` has taken a guard out of it.
+        """
+        if with_pam and with_sample and name == "pam_template" and (prepared := os.environ.get("PAM_TEST_TEMPLATE")):
+            return cls(facts=facts, name=prepared)
+        name = f"{name}_{os.getpid()}"
         await _ask(facts.admin_dsn, f"create database {name} template template0", ())
         await prepare_platform(on_database(facts.admin_dsn, name), home())
         owner = on_database(facts.owner_dsn, name)

@@ -54,7 +54,9 @@ class Followed:
 
     def outcomes(self) -> list[str]:
         """How the tool calls went, in order."""
-        return [str(e["value"]["status"]) for e in self.events if e["type"] == "CUSTOM" and e["name"] == "pam.tool_outcome"]
+        return [
+            str(e["value"]["status"]) for e in self.events if e["type"] == "CUSTOM" and e["name"] == "pam.tool_outcome"
+        ]
 
     def answer(self) -> str:
         """The text of the last message."""
@@ -78,14 +80,19 @@ class House:
     async def person(self) -> Person:
         """Somebody new, signed up through Auth."""
         return await Person.sign_up(
-            self.facts.url, self.facts.publishable_key, email=f"{uuid.uuid4().hex}@example.com", password=secrets.token_urlsafe(16)
+            self.facts.url,
+            self.facts.publishable_key,
+            email=f"{uuid.uuid4().hex}@example.com",
+            password=secrets.token_urlsafe(16),
         )
 
     async def engineer(self, **definition: Any) -> Engineer:
         """Somebody new with an organisation of their own and the agent `engineer`."""
         person = await self.person()
         org_id = str((await person.call("create_organization", name="Team"))["org_id"])
-        await person.call("import_agent", org_id=org_id, name="engineer", definition={**DEFINITION, **definition}, source="# card")
+        await person.call(
+            "import_agent", org_id=org_id, name="engineer", definition={**DEFINITION, **definition}, source="# card"
+        )
         return Engineer(person, org_id)
 
     async def script(self, text: str) -> str:
@@ -113,6 +120,11 @@ class House:
         followed = await self.follow(engineer.person, run_id)
         assert not await self.unused(message)
         return run_id, followed
+
+    async def play_until_question(self, engineer: Engineer, script: str) -> tuple[str, Followed]:
+        """Start a run on a script and follow it until it waits for a person."""
+        run_id = await engineer.start(await self.script(script))
+        return run_id, await self.follow(engineer.person, run_id)
 
     async def follow(self, person: Person, run_id: str) -> Followed:
         """Follow a run to its terminal event, and check what must hold for every run."""
@@ -148,7 +160,9 @@ class House:
 
     async def admin(self, statement: str, *values: Any) -> list[dict[str, Any]]:
         """Ask the database as its superuser: for looking, never for the product's work."""
-        async with await psycopg.AsyncConnection.connect(self.facts.admin_dsn, autocommit=True, row_factory=dict_row) as connection:
+        async with await psycopg.AsyncConnection.connect(
+            self.facts.admin_dsn, autocommit=True, row_factory=dict_row
+        ) as connection:
             cursor = await connection.execute(statement.encode(), values or None)
             return await cursor.fetchall() if cursor.description else []
 

@@ -69,7 +69,7 @@ class Transcript:
                 spoken.append(Message(Role.USER, said.content))
                 continue
             calls = self.calls_of(said.step) if said.step else ()
-            if not said.content and not calls:
+            if not said.content.strip() and not calls:
                 if said.step:  # an earlier run's silence says nothing
                     spoken.append(Message(Role.ASSISTANT, "(nothing)"))
                     spoken.append(Message(Role.SYSTEM, "You said nothing. Go on: call a tool, or answer."))

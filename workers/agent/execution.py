@@ -188,7 +188,7 @@ def _given(call: RecordedCall) -> dict[str, Any]:
 def _complaint(tool: Tool, error: ValidationError | ToolRetry) -> str:
     """What is wrong with the arguments, for the model: no echo of their values."""
     if isinstance(error, ToolRetry):
-        return f"The arguments of {tool.name} are no JSON object of whole characters without NUL: send them again as valid JSON."
+        return f"The arguments of {tool.name} are no JSON object of whole characters: send them again as valid JSON."
     faults = "; ".join(
         f"{'.'.join(map(str, f['loc'])) or 'arguments'}: {f['msg']}" for f in error.errors(include_url=False)[:8]
     )

@@ -23,6 +23,7 @@ def connect(redis_url: str) -> "Redis":
         redis_url,
         socket_keepalive=True,
         socket_connect_timeout=3,
+        socket_timeout=3,  # a Redis that hangs must not hold a hook or a sweep; RQ's worker raises it for its own waiting
         health_check_interval=30,
         retry=Retry(ExponentialBackoff(cap=2, base=0.1), 3),
     )

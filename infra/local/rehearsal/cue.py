@@ -105,7 +105,7 @@ def _check(
     text: str | None,
     fill: Callable[[str], str],
 ) -> None:
-    source = "a user message" if expect.role == "user" else f"a result of {expect.result_of or 'a tool'}"
+    source = f"a result of {expect.result_of or 'a tool'}" if expect.role == "tool" else f"a {expect.role} message"
     if text is None:
         raise Unexpected(script, position, expected=source, found=_seen(heard))
     missing = [tool for tool in expect.tools if tool not in request.offered]

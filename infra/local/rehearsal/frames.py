@@ -150,4 +150,4 @@ def _usage(cue: Cue) -> dict[str, object]:
 
 
 def _event(body: dict[str, object]) -> bytes:
-    return b"data: " + json.dumps(body, ensure_ascii=False).encode() + b"\n\n"
+    return b"data: " + json.dumps(body, ensure_ascii=False).encode(errors="backslashreplace") + b"\n\n"

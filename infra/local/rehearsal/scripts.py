@@ -72,7 +72,7 @@ class _Strict(BaseModel):
 class Expect(_Strict):
     """What a turn must meet before it is played."""
 
-    role: Literal["user", "tool"]
+    role: Literal["user", "tool", "system"]
     contains: list[str] = []
     tools: list[str] = []
     result_of: str | None = None

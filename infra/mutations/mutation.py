@@ -1,0 +1,60 @@
+"""What a mutation is: one guard taken away, in a database or in a copy of the tree, and the tests that must notice."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class TargetVanished(Exception):
+    """What a mutation would change is not there exactly once: the mutation must be written anew."""
+
+
+@dataclass(frozen=True)
+class SqlChange:
+    """Statements for a database where PAM is installed, run as its superuser. They raise when their target is gone."""
+
+    sql: str
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A text of one file that stands there exactly once, and what takes its place."""
+
+    file: str
+    old: str
+    new: str
+
+    def apply(self, root: Path) -> None:
+        """Change the file below root. Raises TargetVanished."""
+        path = root / self.file
+        text = path.read_text() if path.exists() else ""
+        if text.count(self.old) != 1:
+            raise TargetVanished(f"{self.file} holds this {text.count(self.old)} times, not once: {self.old!r}")
+        path.write_text(text.replace(self.old, self.new))
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """One guard taken away. tests: pytest's own words, paths and `-k`."""
+
+    name: str
+    change: SqlChange | Edit
+    tests: tuple[str, ...]
+
+
+def without(function: str, old: str, new: str) -> SqlChange:
+    """A SQL function with a text of it, which stands there exactly once, replaced. function: schema.name."""
+    schema, _, name = function.partition(".")
+    return SqlChange(f"""
+do $mutation$
+declare
+  found oid[] := array(select p.oid from pg_catalog.pg_proc p
+                        where p.proname = '{name}' and p.pronamespace = '{schema}'::regnamespace);
+  told text;
+begin
+  if cardinality(found) <> 1 then raise exception '{function} is there % times, not once', cardinality(found); end if;
+  told := pg_catalog.pg_get_functiondef(found[1]);
+  if (length(told) - length(replace(told, $old${old}$old$, ''))) / length($old${old}$old$) <> 1 then
+    raise exception '{function} does not hold this exactly once: %', $old${old}$old$;
+  end if;
+  execute replace(told, $old${old}$old$, $new${new}$new$);
+end $mutation$""")

@@ -1,0 +1,215 @@
+"""Runs the mutations: each in a database or a tree of its own, two at a time; a survivor fails and is named."""
+
+import asyncio
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from rich.console import Console
+from rich.markup import escape
+
+from infra import installation
+from infra.cli.check import counted, harmless
+from infra.cli.setting import SCRIPTS, home
+from infra.local.attach import running_stack
+from infra.local.facts import StackFacts
+from infra.local.lite import Lite
+from infra.local.stack import HERE, ROOT, SEED, StackOptions
+from infra.mutations import catalogue, functions, sources
+from infra.mutations.mutation import Edit, Mutation, SqlChange, TargetVanished
+
+AT_ONCE = 2
+PATIENCE_SECONDS = 90
+BASE = "pam_mutation_base"
+FAST = (("fsync", "off"), ("synchronous_commit", "off"), ("full_page_writes", "off"))
+
+
+class Verdict(StrEnum):
+    """How a mutation ended; only the first is good."""
+
+    CAUGHT = "caught"
+    SURVIVED = "survived"
+    VANISHED = "vanished"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A verdict and its reason: the test that noticed, or what went wrong."""
+
+    mutation: Mutation
+    verdict: Verdict
+    reason: str
+
+
+class Laboratory:
+    """One stack for the mutations in SQL, and a prepared database to clone."""
+
+    def __init__(self, *, facts: StackFacts, folder: Path) -> None:
+        self._facts = facts
+        self._folder = folder
+        self._cloning = asyncio.Lock()
+        self._count = 0
+
+    async def prepare(self) -> None:
+        """The database that mutations in SQL start from: the platform, PAM and the sample."""
+        await self._server(f"create database {BASE} template template0")
+        auth_schema = await Lite(home=home()).auth_schema()
+        platform, after = ((HERE / name).read_text() for name in ("platform.sql", "platform_after_auth.sql"))
+        async with await psycopg.AsyncConnection.connect(self.dsn(BASE), autocommit=True) as connection:
+            for text in (platform, auth_schema, after):
+                await connection.execute(text.encode())
+        owner = self.dsn(BASE, as_owner=True)
+        await installation.install(owner)
+        async with await psycopg.AsyncConnection.connect(owner, autocommit=True) as connection:
+            await connection.execute(SEED.read_bytes())
+
+    def dsn(self, database: str, *, as_owner: bool = False) -> str:
+        """A database of the stack, as its superuser or as the project's owner."""
+        parts: dict[str, Any] = conninfo_to_dict(self._facts.owner_dsn if as_owner else self._facts.admin_dsn)
+        return make_conninfo(**{**parts, "dbname": database})
+
+    async def _server(self, statement: str) -> None:
+        async with await psycopg.AsyncConnection.connect(self._facts.admin_dsn, autocommit=True) as connection:
+            await connection.execute(statement.encode())
+
+    async def judge(self, mutation: Mutation) -> Outcome:
+        """Take the guard away, run its tests, say what they said."""
+        missing = [word for word in mutation.tests if word.startswith("tests/") and not (ROOT / word.split("::")[0]).exists()]
+        if missing:
+            return Outcome(mutation, Verdict.SURVIVED, f"there is no {', '.join(missing)}")
+        self._count += 1
+        number = self._count
+        match mutation.change:
+            case SqlChange(statements):
+                return await self._in_database(mutation, statements, f"pam_mutation_{number}")
+            case Edit() as edit:
+                return await self._in_copy(mutation, edit, self._folder / f"tree-{number}")
+
+    async def _in_database(self, mutation: Mutation, statements: str, name: str) -> Outcome:
+        async with self._cloning:
+            await self._server(f"create database {name} template {BASE} strategy file_copy")
+        try:
+            async with await psycopg.AsyncConnection.connect(self.dsn(name), autocommit=True) as connection:
+                await connection.execute(statements.encode())
+        except psycopg.Error as error:
+            return Outcome(mutation, Verdict.VANISHED, str(error).splitlines()[0])
+        shared = {"PAM_TEST_STACK": self._facts.state, "PAM_TEST_TEMPLATE": name}
+        return await self._tested(mutation, ROOT, shared)
+
+    async def _in_copy(self, mutation: Mutation, edit: Edit, tree: Path) -> Outcome:
+        await asyncio.to_thread(copy_tree, tree)
+        try:
+            edit.apply(tree)
+        except TargetVanished as error:
+            return Outcome(mutation, Verdict.VANISHED, str(error))
+        try:
+            return await self._tested(mutation, tree, {"PYTHONPATH": str(tree)})
+        finally:
+            await asyncio.to_thread(shutil.rmtree, tree, ignore_errors=True)
+
+    async def _tested(self, mutation: Mutation, tree: Path, environment: dict[str, str]) -> Outcome:
+        report = self._folder / f"report-{len(list(self._folder.iterdir()))}-{time.monotonic_ns()}.xml"
+        child = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "--timeout=40", f"--junitxml={report}"),
+            *mutation.tests,
+            cwd=tree,
+            env={**harmless(os.environ), **environment},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        try:
+            output, _ = await asyncio.wait_for(child.communicate(), PATIENCE_SECONDS)
+        except TimeoutError:
+            return Outcome(mutation, Verdict.BROKEN, f"its tests did not end within {PATIENCE_SECONDS} s")
+        finally:
+            if child.returncode is None:
+                child.kill()
+                await child.wait()
+        if child.returncode == 0:
+            return Outcome(mutation, Verdict.SURVIVED, f"{counted(report)[0]} tests passed")
+        noticed = failed_test(report)
+        if child.returncode == 1 and noticed:
+            return Outcome(mutation, Verdict.CAUGHT, noticed)
+        lines = output.decode(errors="replace").strip().splitlines()
+        return Outcome(mutation, Verdict.BROKEN, f"status {child.returncode}: {' / '.join(lines[-3:])}")
+
+
+def copy_tree(target: Path) -> None:
+    """The checkout without what is hidden or compiled."""
+    shutil.copytree(ROOT, target, ignore=shutil.ignore_patterns(".*", "__pycache__"), symlinks=True)
+
+
+def failed_test(report: Path) -> str | None:
+    """The first test of a JUnit report that failed; an error around a test is no test that noticed."""
+    try:
+        cases = ElementTree.parse(report).getroot().iter("testcase")  # noqa: S314 - our own pytest wrote it
+        return next((str(case.get("name")) for case in cases if case.find("failure") is not None), None)
+    except (OSError, ElementTree.ParseError):
+        return None
+
+
+async def _run(wanted: Sequence[str], console: Console) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    with tempfile.TemporaryDirectory(prefix="pam-mutations-") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        options = StackOptions(
+            state=folder / "stack", home=home(), model=None, scripts=(SCRIPTS,), workers=0, postgres_settings=FAST
+        )
+        async with running_stack(options) as facts:
+            laboratory = Laboratory(facts=facts, folder=folder)
+            await laboratory.prepare()
+            every = [*await catalogue.found(laboratory.dsn(BASE)), *functions.MUTATIONS, *sources.MUTATIONS]
+            chosen = [m for m in every if not wanted or any(word in m.name for word in wanted)]
+            at_once = asyncio.Semaphore(AT_ONCE)
+
+            async def judged(mutation: Mutation) -> None:
+                async with at_once:
+                    outcome = await laboratory.judge(mutation)
+                outcomes.append(outcome)
+                mark = "[green]✔[/green]" if outcome.verdict is Verdict.CAUGHT else "[red]✘[/red]"
+                said = f"caught by {outcome.reason}" if outcome.verdict is Verdict.CAUGHT else f"{outcome.verdict}: {outcome.reason}"
+                console.print(f"{mark} {len(outcomes)}/{len(chosen)} {escape(mutation.name)} … {escape(said)}", soft_wrap=True)
+
+            async with asyncio.TaskGroup() as group:
+                for mutation in chosen:
+                    group.create_task(judged(mutation))
+    return outcomes
+
+
+def run_mutations(args: Sequence[str], *, console: Console) -> dict[str, Any]:
+    """Run the mutations whose names hold one of the words (all without words); status 1 unless all were caught."""
+    began = time.monotonic()
+    try:
+        outcomes = asyncio.run(_run(args, console))
+    except KeyboardInterrupt:
+        return {"status": 130, "mutations": 0, "caught": 0, "seconds": round(time.monotonic() - began, 1)}
+    named = {verdict: sorted(o.mutation.name for o in outcomes if o.verdict is verdict) for verdict in Verdict}
+    caught, seconds = len(named[Verdict.CAUGHT]), round(time.monotonic() - began, 1)
+    is_good = bool(outcomes) and caught == len(outcomes)
+    console.print(f"\n{caught} of {len(outcomes)} mutations were caught, in {seconds:.0f} s.")
+    for verdict in (Verdict.SURVIVED, Verdict.VANISHED, Verdict.BROKEN):
+        for name in named[verdict]:
+            console.print(f"[red]{verdict}[/red]: {escape(name)}", soft_wrap=True)
+    return {
+        "status": 0 if is_good else 1,
+        "mutations": len(outcomes),
+        "caught": caught,
+        "survived": named[Verdict.SURVIVED],
+        "vanished": named[Verdict.VANISHED],
+        "broken": named[Verdict.BROKEN],
+        "seconds": seconds,
+    }

@@ -1,0 +1,132 @@
+"""Mutations of Python: one guard's text replaced in a copy of the tree. Texts are parts of one line, found exactly once."""
+
+from infra.mutations.mutation import Edit, Mutation
+
+_GUARD = "workers/tools/sql_guard.py"
+_PATH = "workers/tools/workspace_path.py"
+_SPACE = "workers/tools/redis_space.py"
+_CALLER = "functions/caller.py"
+_SIGNATURE = "functions/signature.py"
+
+_SQL_GUARD = (
+    ("length", "if len(sql) > MAX_CHARACTERS:", "if False:"),
+    ("NUL", 'if "\\0" in sql:', "if False:"),
+    ("long operators", "if _LONG_OPERATOR.search(sql):", "if False:"),
+    ("brackets", "if len(levels) - 1 > MAX_BRACKETS:", "if False:"),
+    ("chains", "if total > MAX_CHAIN:", "if False:"),
+    ("one statement", "if len(tree.stmts) != 1:", "if not tree.stmts:"),
+    ("only SELECT", "if not isinstance(statement, pg.SelectStmt):", "if False:"),
+    ("known nodes", "if kind not in _NODES:", "if False:"),
+    ("parameters", "if count > MAX_PARAMETERS or len(walk.parameters) != count:", "if False:"),
+    ("tables", "self._table(node, ctes)", "pass"),
+    ("functions", "self._function(node)", "pass"),
+    ("functions in FROM", "self._function_in_from(node)", "pass"),
+    ("functions by a dot", "self._column(node)", "pass"),
+    ("functions by a field", "self._field(node)", "pass"),
+    ("types", "self._type(node)", "pass"),
+    ("operators", 'self._builtin_only(node.name, "operator", OPERATORS)', "pass"),
+    ("operators of subqueries", 'self._builtin_only(node.oper_name, "operator", OPERATORS)', "pass"),
+    ("operators of ORDER BY", 'self._builtin_only(node.use_op, "operator", OPERATORS)', "pass"),
+    ("collations", 'self._builtin_only(node.collname, "collation")', "pass"),
+    ("sampling", 'self._builtin_only(node.method, "sampling method", _SAMPLING)', "pass"),
+    ("session values", "not in CLOCK_VALUES:", "is None:"),
+    ("databases", "if table.catalogname:", "if False:"),
+    ("closed schemas", "if schema is not None and CLOSED_SCHEMAS.match(schema.lower()):", "if False:"),
+    ("catalogs", 'if schema is None and name.lower().startswith("pg_"):', "if False:"),
+    ("list of functions", "if name not in FUNCTIONS:", "if False:"),
+    ("excess", "fault = excess(name, call.args)", "fault = None"),
+    ("opted-in functions", 'elif len(names) != 2 or ".".join(names) not in self._allowed_functions:', "elif False:"),
+    ("columns of functions", "if name not in self._function_columns.get(qualifier, {name}):", "if False:"),
+    ("field names", "if name not in OUTPUT_COLUMNS:", "if False:"),
+    ("list of types", "if not known or node.setof:", "if False:"),
+    ("length of types", 'if names[-1] != "interval" and any(', "if False and any("),
+    ("foreign schemas", "if foreign or (", "if ("),
+)
+_WORKSPACE_PATH = (
+    ("whole rule", "    if why:", "    if False:"),
+    ("length", "if len(path) > MAX_CHARACTERS:", "if False:"),
+    ("control characters", "if _CONTROL.search(path):", "if False:"),
+    ("absolute paths", 'if path[0] in "/~" or ', "if "),
+    ("drives", ' or re.match(r"[A-Za-z]:", path):', ":"),
+    ("dots", 'if "." in parts or ".." in parts:', "if False:"),
+    ("empty parts", 'if "" in parts:', "if False:"),
+    ("composed form", 'if path != unicodedata.normalize("NFC", path):', "if False:"),
+    ("surrogates", "if any(0xD800 <= ord(letter) <= 0xDFFF for letter in path):", "if False:"),
+)
+_REDIS_SPACE = (
+    ("organisation", 'return f"pam:{org_id}:values:{key}"', 'return f"pam:values:{key}"'),
+    ("once a call", "if seen then return seen end", ""),
+    ("patterns", 'f"\\\\{c}" if c in "*?[]^-\\\\" else c', "c"),
+)
+_TOKENS = (
+    ("audience", 'options={"require"', 'options={"verify_aud": False, "require"'),
+    ("issuer", 'options={"require"', 'options={"verify_iss": False, "require"'),
+    ("expiry", 'options={"require"', 'options={"verify_exp": False, "require"'),
+    ("signature", 'options={"require"', 'options={"verify_signature": False, "require"'),
+    ("required claims", '"require": ["exp", "sub", "aud", "iss"]', '"require": []'),
+    ("role", 'if claims.get("role") != "authenticated":', "if False:"),
+    ("leeway", "LEEWAY_SECONDS = 5", "LEEWAY_SECONDS = 5000"),
+    ("length", "if not token.isascii() or not 0 < len(token) <= MAX_TOKEN_CHARACTERS:", "if False:"),
+    ("key server asked once a minute", "(600 if kid in self._keys else 60)", "(600 if kid in self._keys else -1)"),
+    ("keys grow old", "self._clock() - self._read_at < 3600", "True"),
+    ("an absent key server is no forged key", "if self._is_away:\n            raise", "if False:\n            raise"),
+    ("kind of key", "algorithm is None", "False"),
+    ("use of key", 'published.get("use", "sig") != "sig"', "False"),
+)
+_WEBHOOKS = (
+    ("signature", "if not any(hmac.compare_digest(expected, one) for one in given):", "if False:"),
+    ("time", "if abs(self._clock() - int(sent_at)) > TOLERANCE_SECONDS:", "if False:"),
+    ("body", "sent_at.encode(), body)", 'sent_at.encode(), b"")'),
+    ("id", "(message_id.encode(", '("".encode('),
+)
+# file, what, text, instead, tests
+_AGENT = (
+    ("workers/agent/loop.py", "grant", "context.granted(claim.agent, tools)", "tools"),
+    ("workers/agent/execution.py", "intent before effect", "await tool_calls.begin(self._hold, call)", "pass"),
+    ("workers/agent/execution.py", "repeat is told", "is_repeat = call.status is CallStatus.STARTED", "is_repeat = False"),
+    ("workers/agent/execution.py", "arguments", "arguments = tool.arguments.model_validate(_given(call))", "arguments = tool.arguments.model_construct(**_given(call))"),
+    ("workers/agent/execution.py", "unknown outcome", "if is_repeat and tool.effect is not", "if False and tool.effect is not"),
+    ("workers/agent/execution.py", "time limit of a tool", "async with asyncio.timeout(tool.timeout_seconds):", "async with asyncio.timeout(None):"),
+    ("workers/agent/limits.py", "steps", "if run.steps >= run.max_steps:", "if False:"),
+    ("workers/agent/limits.py", "tokens", "if tokens_left < _LEAST_OUTPUT_TOKENS:", "if False:"),
+    ("workers/agent/limits.py", "money", "if affordable < _LEAST_OUTPUT_TOKENS:", "if False:"),
+    ("workers/agent/limits.py", "length of an answer", "min(MAX_OUTPUT_TOKENS, tokens_left, affordable)", "MAX_OUTPUT_TOKENS"),
+    ("workers/agent/turn.py", "cancel", "if pulse.cancel_requested:", "if False:"),
+    ("workers/agent/turn.py", "deadline", "if pulse.deadline_passed:", "if False:"),
+    ("workers/agent/turn.py", "access", "if pulse.access_revoked:", "if False:"),
+    ("workers/agent/loop.py", "leaving between steps", "if self._leaving.is_set():", "if False:"),
+    ("workers/agent/loop.py", "answer paid once", "decision = self._left_behind(transcript, conversation.finish)", "decision = None"),
+)
+_BOUND = (
+    ("read only", "set transaction read only; ", ""),
+    ("role", "; set local role pam_agent", ""),
+    ("one statement", "parameters, binary=True)", "parameters)"),
+    ("row cap", 'f"limit {limits.max_rows + 1}"', '""'),
+    ("row size", "if any(len(row) > limits.max_row_characters for row in rows):", "if False:"),
+    ("time limit", "set local statement_timeout = '{self._limits.statement_seconds}s';", ""),
+    ("rolled back", "await connection.rollback()", "await connection.commit()"),
+)
+_FOLLOWER = (
+    ("doubled events", "                if seq > self._last:", "                if True:"),
+    ("gaps", 'message["first"] > self._last + 1 or ', ""),
+    ("reads on after a cut", "        async for event in self._catch_up():  # what was said", "        async for event in _nothing():  # what was said"),
+)
+
+
+def _all(title: str, file: str, rows: tuple[tuple[str, str, str], ...], *tests: str) -> list[Mutation]:
+    return [Mutation(f"{title}: {what}", Edit(file, old, new), tests) for what, old, new in rows]
+
+
+MUTATIONS = (
+    *_all("SQL guard", _GUARD, _SQL_GUARD, "tests/tools/test_sql_guard.py"),
+    *_all("workspace path", _PATH, _WORKSPACE_PATH, "tests/tools/test_files.py"),
+    *_all("Redis space", _SPACE, _REDIS_SPACE, "tests/tools/test_redis.py"),
+    *_all("token", _CALLER, _TOKENS, "tests/functions/test_caller.py"),
+    *_all("webhook", _SIGNATURE, _WEBHOOKS, "tests/functions/test_hooks.py"),
+    *_all("bound SQL", "workers/tools/bound_sql.py", _BOUND, "tests/database/test_bound_sql.py"),
+    *_all("follower", "infra/cli/live.py", _FOLLOWER, "tests/cli/test_follower.py"),
+    *(
+        Mutation(f"agent: {what}", Edit(file, old, new), ("tests/agent", "tests/tools/test_execution.py"))
+        for file, what, old, new in _AGENT
+    ),
+)
