@@ -28,9 +28,10 @@ async def stack() -> AsyncIterator[StackFacts]:
 
     `pam test --mutations` keeps one stack and gives its state folder to every run of pytest.
     """
-    shared = StackFacts.read(Path(os.environ.get("PAM_TEST_STACK", "/dev/null")) / "stack.json")
-    if shared is not None:
-        yield shared
+    if shared := os.environ.get("PAM_TEST_STACK"):
+        running = StackFacts.read(Path(shared) / "stack.json")
+        assert running is not None, "PAM_TEST_STACK names no stack that runs"
+        yield running
         return
     folder = Path(tempfile.mkdtemp(prefix="pam-tests-"))
     folder.chmod(0o755)

@@ -8,7 +8,7 @@ from psycopg import sql
 
 from infra.mutations.mutation import Mutation, SqlChange
 
-POLICIES = ("tests/database/test_policies.py",)
+POLICIES = ("tests/database/test_catalogue.py", "tests/database/test_policies.py")
 VERBS = ("tests/database/test_verbs.py",)
 BOUND = ("tests/database/test_bound_sql.py",)
 
@@ -28,7 +28,7 @@ _GRANTS: LiteralString = """
 _SELECTS: LiteralString = """
   select c.oid::regclass::text as tablename, a.grantee::regrole::text as role
     from pg_catalog.pg_class c, lateral pg_catalog.aclexplode(c.relacl) a
-   where c.relnamespace::regnamespace::text = 'pam' and c.relkind in ('r', 'p') and a.grantee <> c.relowner order by 1, 2"""
+   where c.relnamespace = 'pam'::regnamespace and c.relkind in ('r', 'p') and a.grantee <> c.relowner order by 1, 2"""
 _TRIGGERS: LiteralString = """
   select tgname::text as triggername, tgrelid::regclass::text as tablename from pg_catalog.pg_trigger
    where not tgisinternal and tgrelid in (select oid from pg_catalog.pg_class where relnamespace = 'pam'::regnamespace)
@@ -45,7 +45,7 @@ async def found(dsn: str) -> list[Mutation]:
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True, row_factory=psycopg.rows.dict_row) as asked:
 
         async def rows(query: LiteralString, *values: Any) -> list[dict[str, Any]]:
-            return await (await asked.execute(query, values)).fetchall()
+            return await (await asked.execute(query, values or None)).fetchall()
 
         return [
             *_policies(await rows(_POLICIES)),
@@ -99,7 +99,9 @@ def _worker_verbs(rows: list[dict[str, Any]]) -> Iterator[Mutation]:
 def _private_functions(rows: list[dict[str, Any]]) -> Iterator[Mutation]:
     for row in rows:
         function = str(row["signature"])
-        yield Mutation(f"granted to everybody: {function}", SqlChange(f"grant execute on function {function} to public"), POLICIES)
+        yield Mutation(
+            f"granted to everybody: {function}", SqlChange(f"grant execute on function {function} to public"), POLICIES
+        )
 
 
 def _revoked(functions: list[dict[str, Any]], tables: list[dict[str, Any]]) -> Iterator[Mutation]:
@@ -110,7 +112,11 @@ def _revoked(functions: list[dict[str, Any]], tables: list[dict[str, Any]]) -> I
         yield Mutation(f"revoked from {role}: {function}", change, tests)
     for row in tables:
         table, role = str(row["tablename"]), str(row["role"])
-        yield Mutation(f"revoked from {role}: {table}", SqlChange(f"revoke select on {table} from {role}"), POLICIES)
+        yield Mutation(
+            f"revoked from {role}: {table}",
+            SqlChange(f"revoke select on {table} from {role}"),  # noqa: S608 - names of the catalogue
+            POLICIES,
+        )
 
 
 def _triggers(rows: list[dict[str, Any]]) -> Iterator[Mutation]:

@@ -13,7 +13,12 @@ _RPCS = (
     ("set_member", "role", "mine < 'admin' or ", ""),
     ("set_member", "no role above one's own", "set_member.role > mine or ", ""),
     ("set_member", "no member above oneself", " or coalesce(theirs, 'viewer') > mine", ""),
-    ("set_member", "last owner", "if theirs = 'owner' and set_member.role < 'owner' and not exists", "if false and not exists"),
+    (
+        "set_member",
+        "last owner",
+        "if theirs = 'owner' and set_member.role < 'owner' and not exists",
+        "if false and not exists",
+    ),
     ("remove_member", "membership", _STRANGER, _NEVER),
     ("remove_member", "role", "(mine < 'admin' or theirs > mine)", "(theirs > mine)"),
     ("remove_member", "no member above oneself", "(mine < 'admin' or theirs > mine)", "(mine < 'admin')"),
@@ -25,7 +30,12 @@ _RPCS = (
     ("start_run", "same key, other request", "if run.request_sha256 <> digest then", _NEVER),
     ("start_run", "cap of unfinished runs", ">= 50 then", ">= 500000 then"),
     ("start_run", "ceilings", "or (entry.value)::numeric > (ceilings -> entry.key)::numeric", ""),
-    ("start_run", "one live run a thread", "and r.status in ('queued', 'running', 'interrupted')) then", "and false) then"),
+    (
+        "start_run",
+        "one live run a thread",
+        "and r.status in ('queued', 'running', 'interrupted')) then",
+        "and false) then",
+    ),
     ("create_thread", "membership", _STRANGER, _NEVER),
     ("create_thread", "role", "if mine < 'developer' then", _NEVER),
     ("cancel_run", "membership", " or pam_private.role_in(run.org_id, me) is null", ""),
@@ -39,7 +49,12 @@ _RPCS = (
 _PRIVATE = (
     ("hold", "fence", "if current_fence is distinct from hold.fence then", _NEVER),
     ("hold", "status", "if run.status <> 'running' then", _NEVER),
-    ("hold", "asker", "if still_member and coalesce(pam_private.role_in(run.org_id, run.user_id), 'viewer') < 'developer' then", _NEVER),
+    (
+        "hold",
+        "asker",
+        "if still_member and coalesce(pam_private.role_in(run.org_id, run.user_id), 'viewer') < 'developer' then",
+        _NEVER,
+    ),
     ("may_watch", "membership", "and r.org_id = any (pam_private.my_org_ids())", ""),
     ("may_watch", "shape of a topic", "if topic !~", "if false and topic !~"),
     ("my_org_ids", "person", "m.user_id = (select auth.uid()) and", ""),
@@ -59,7 +74,12 @@ _WORKER = (
     ("claim_run", "deadline", "if run.deadline_at <= clock_timestamp() then", _NEVER),
     ("claim_run", "attempts", "if run.attempt >= 5 then", _NEVER),
     ("claim_run", "fence rises", "set fence = h.fence + 1, worker", "set worker"),
-    ("pulse_run", "fence", "head.fence is distinct from pulse_run.fence or run.status <> 'running'", "run.status <> 'running'"),
+    (
+        "pulse_run",
+        "fence",
+        "head.fence is distinct from pulse_run.fence or run.status <> 'running'",
+        "run.status <> 'running'",
+    ),
     ("pulse_run", "cancel", "run.cancel_requested_at is not null", "false"),
     ("pulse_run", "deadline", "run.deadline_at <= clock_timestamp()", "false"),
     ("pulse_run", "asker", "coalesce(pam_private.role_in(run.org_id, run.user_id), 'viewer') < 'developer'", "false"),
@@ -67,9 +87,19 @@ _WORKER = (
     ("preview_message", "allowance", " or m.sent < 50", " or true"),
     ("record_step", "order", "if (step ->> 'position')::int <> run.steps + 1 then", _NEVER),
     ("begin_call", "status", " and c.status in ('planned', 'started')", ""),
-    ("begin_call", "own run", "c.org_id = run.org_id and c.run_id = run.id and c.id = begin_call.id", "c.id = begin_call.id"),
+    (
+        "begin_call",
+        "own run",
+        "c.org_id = run.org_id and c.run_id = run.id and c.id = begin_call.id",
+        "c.id = begin_call.id",
+    ),
     ("finish_call", "status", " and c.status in ('planned', 'started', 'answered')", ""),
-    ("finish_call", "own run", "c.org_id = run.org_id and c.run_id = run.id and c.id = finish_call.id", "c.id = finish_call.id"),
+    (
+        "finish_call",
+        "own run",
+        "c.org_id = run.org_id and c.run_id = run.id and c.id = finish_call.id",
+        "c.id = finish_call.id",
+    ),
     ("finish_run", "terminal event", "if finish_run.status not in ('succeeded', 'failed', 'cancelled')", "if false"),
     ("finish_run", "fence rises", "lease_until = null, fence = h.fence + 1", "lease_until = null"),
     ("interrupt_run", "fence rises", "set fence = h.fence + 1, lease_until = null", "set lease_until = null"),
@@ -93,12 +123,22 @@ _AGENT_SQL = (
     ("pam_private.is_open", "drift", " and o.policies_sha256 = pam_private.policies_digest(t)", ""),
     ("pam_private.bound_uid", "own transaction", "where b.xid = pg_current_xact_id_if_assigned()", ""),
     ("pam.open_to_agent", "no view", "not in ('r', 'p')", "is null"),
-    ("pam.open_to_agent", "row-level security", "if not (select c.relrowsecurity", "if false and not (select c.relrowsecurity"),
+    (
+        "pam.open_to_agent",
+        "row-level security",
+        "if not (select c.relrowsecurity",
+        "if false and not (select c.relrowsecurity",
+    ),
     ("pam.open_to_agent", "platform schemas", "in ('pam', 'pam_worker',", "in ('pam_worker',"),
     ("pam.open_to_agent", "session", "current_setting|", ""),
     ("pam.open_to_agent", "opaque functions", "and d.deptype = 'n'", "and d.deptype = 'x'"),
     ("pam.open_to_agent", "bound person", "'pam_private.bound_uid()'", "'auth.uid()'"),
-    ("pam.open_to_agent", "closed on drift", "using ((select pam_private.is_open(%L::regclass)))'", "using (%L is not null)'"),
+    (
+        "pam.open_to_agent",
+        "closed on drift",
+        "using ((select pam_private.is_open(%L::regclass)))'",
+        "using (%L is not null)'",
+    ),
 )
 
 MUTATIONS = (
@@ -107,6 +147,9 @@ MUTATIONS = (
         Mutation(f"helper {name}: {what}", without(f"pam_private.{name}", old, new), (*VERBS, *POLICIES))
         for name, what, old, new in _PRIVATE
     ),
-    *(Mutation(f"verb {name}: {what}", without(f"pam_worker.{name}", old, new), VERBS) for name, what, old, new in _WORKER),
+    *(
+        Mutation(f"verb {name}: {what}", without(f"pam_worker.{name}", old, new), VERBS)
+        for name, what, old, new in _WORKER
+    ),
     *(Mutation(f"bound SQL {name}: {what}", without(name, old, new), BOUND) for name, what, old, new in _AGENT_SQL),
 )

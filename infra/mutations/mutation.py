@@ -57,4 +57,4 @@ begin
     raise exception '{function} does not hold this exactly once: %', $old${old}$old$;
   end if;
   execute replace(told, $old${old}$old$, $new${new}$new$);
-end $mutation$""")
+end $mutation$""")  # noqa: S608 - texts of this package

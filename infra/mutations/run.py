@@ -14,7 +14,6 @@ from typing import Any
 from xml.etree import ElementTree
 
 import psycopg
-from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from rich.console import Console
 from rich.markup import escape
@@ -86,7 +85,9 @@ class Laboratory:
 
     async def judge(self, mutation: Mutation) -> Outcome:
         """Take the guard away, run its tests, say what they said."""
-        missing = [word for word in mutation.tests if word.startswith("tests/") and not (ROOT / word.split("::")[0]).exists()]
+        missing = [
+            word for word in mutation.tests if word.startswith("tests/") and not (ROOT / word.split("::")[0]).exists()
+        ]
         if missing:
             return Outcome(mutation, Verdict.SURVIVED, f"there is no {', '.join(missing)}")
         self._count += 1
@@ -181,8 +182,14 @@ async def _run(wanted: Sequence[str], console: Console) -> list[Outcome]:
                     outcome = await laboratory.judge(mutation)
                 outcomes.append(outcome)
                 mark = "[green]✔[/green]" if outcome.verdict is Verdict.CAUGHT else "[red]✘[/red]"
-                said = f"caught by {outcome.reason}" if outcome.verdict is Verdict.CAUGHT else f"{outcome.verdict}: {outcome.reason}"
-                console.print(f"{mark} {len(outcomes)}/{len(chosen)} {escape(mutation.name)} … {escape(said)}", soft_wrap=True)
+                said = (
+                    f"caught by {outcome.reason}"
+                    if outcome.verdict is Verdict.CAUGHT
+                    else f"{outcome.verdict}: {outcome.reason}"
+                )
+                console.print(
+                    f"{mark} {len(outcomes)}/{len(chosen)} {escape(mutation.name)} … {escape(said)}", soft_wrap=True
+                )
 
             async with asyncio.TaskGroup() as group:
                 for mutation in chosen:

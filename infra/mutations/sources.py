@@ -1,4 +1,4 @@
-"""Mutations of Python: one guard's text replaced in a copy of the tree. Texts are parts of one line, found exactly once."""
+"""Mutations of Python: one guard's text, found exactly once, is replaced in a copy of the tree."""
 
 from infra.mutations.mutation import Edit, Mutation
 
@@ -83,19 +83,49 @@ _WEBHOOKS = (
 _AGENT = (
     ("workers/agent/loop.py", "grant", "context.granted(claim.agent, tools)", "tools"),
     ("workers/agent/execution.py", "intent before effect", "await tool_calls.begin(self._hold, call)", "pass"),
-    ("workers/agent/execution.py", "repeat is told", "is_repeat = call.status is CallStatus.STARTED", "is_repeat = False"),
-    ("workers/agent/execution.py", "arguments", "arguments = tool.arguments.model_validate(_given(call))", "arguments = tool.arguments.model_construct(**_given(call))"),
-    ("workers/agent/execution.py", "unknown outcome", "if is_repeat and tool.effect is not", "if False and tool.effect is not"),
-    ("workers/agent/execution.py", "time limit of a tool", "async with asyncio.timeout(tool.timeout_seconds):", "async with asyncio.timeout(None):"),
+    (
+        "workers/agent/execution.py",
+        "repeat is told",
+        "is_repeat = call.status is CallStatus.STARTED",
+        "is_repeat = False",
+    ),
+    (
+        "workers/agent/execution.py",
+        "arguments",
+        "arguments = tool.arguments.model_validate(_given(call))",
+        "arguments = tool.arguments.model_construct(**_given(call))",
+    ),
+    (
+        "workers/agent/execution.py",
+        "unknown outcome",
+        "if is_repeat and tool.effect is not",
+        "if False and tool.effect is not",
+    ),
+    (
+        "workers/agent/execution.py",
+        "time limit of a tool",
+        "async with asyncio.timeout(tool.timeout_seconds):",
+        "async with asyncio.timeout(None):",
+    ),
     ("workers/agent/limits.py", "steps", "if run.steps >= run.max_steps:", "if False:"),
     ("workers/agent/limits.py", "tokens", "if tokens_left < _LEAST_OUTPUT_TOKENS:", "if False:"),
     ("workers/agent/limits.py", "money", "if affordable < _LEAST_OUTPUT_TOKENS:", "if False:"),
-    ("workers/agent/limits.py", "length of an answer", "min(MAX_OUTPUT_TOKENS, tokens_left, affordable)", "MAX_OUTPUT_TOKENS"),
+    (
+        "workers/agent/limits.py",
+        "length of an answer",
+        "min(MAX_OUTPUT_TOKENS, tokens_left, affordable)",
+        "MAX_OUTPUT_TOKENS",
+    ),
     ("workers/agent/turn.py", "cancel", "if pulse.cancel_requested:", "if False:"),
     ("workers/agent/turn.py", "deadline", "if pulse.deadline_passed:", "if False:"),
     ("workers/agent/turn.py", "access", "if pulse.access_revoked:", "if False:"),
     ("workers/agent/loop.py", "leaving between steps", "if self._leaving.is_set():", "if False:"),
-    ("workers/agent/loop.py", "answer paid once", "decision = self._left_behind(transcript, conversation.finish)", "decision = None"),
+    (
+        "workers/agent/loop.py",
+        "answer paid once",
+        "decision = self._left_behind(transcript, conversation.finish)",
+        "decision = None",
+    ),
 )
 _BOUND = (
     ("read only", "set transaction read only; ", ""),
@@ -109,7 +139,11 @@ _BOUND = (
 _FOLLOWER = (
     ("doubled events", "                if seq > self._last:", "                if True:"),
     ("gaps", 'message["first"] > self._last + 1 or ', ""),
-    ("reads on after a cut", "        async for event in self._catch_up():  # what was said", "        async for event in _nothing():  # what was said"),
+    (
+        "reads on after a cut",
+        "        async for event in self._catch_up():  # what was said",
+        "        for event in ():  # what was said",
+    ),
 )
 
 

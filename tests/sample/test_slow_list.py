@@ -178,7 +178,7 @@ async def test_the_clone_is_taken_while_others_work_and_leaves_nothing_behind(
         await busy.rollback()
     assert await database.admin(databases) == before
     async with await AsyncConnection.connect(database.admin_dsn) as admin:
-        indexes = await admin.execute("select count(*) from pg_indexes where tablename = 'members'")
+        indexes = await admin.execute("select count(*) from pg_indexes where schemaname = 'public' and tablename = 'members'")
         assert await indexes.fetchone() == (1,), "the live database keeps its indexes"
 
 
