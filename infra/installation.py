@@ -154,6 +154,13 @@ async def set_webhook(dsn: str, *, url: str, secret: str) -> None:
             )
 
 
+async def read_settings(dsn: str) -> dict[str, str]:
+    """What PAM was told about its surroundings."""
+    async with await psycopg.AsyncConnection.connect(dsn, row_factory=tuple_row) as connection:
+        rows = await (await connection.execute("select name, value from pam_private.settings")).fetchall()
+    return {str(name): str(value) for name, value in rows}
+
+
 async def set_passwords(dsn: str, passwords: dict[str, str] | None = None) -> dict[str, str]:
     """Give PAM's logins their passwords (new ones unless given); answers login → password."""
     chosen = passwords or {login: secrets.token_urlsafe(24) for login in LOGINS}
@@ -162,6 +169,10 @@ async def set_passwords(dsn: str, passwords: dict[str, str] | None = None) -> di
             await connection.execute(
                 sql.SQL("alter role {} password {}").format(sql.Identifier(login), sql.Literal(password))
             )
+        await connection.execute(
+            "insert into pam_private.settings (name, value) values ('logins_made_at', now()::text)"
+            " on conflict (name) do update set value = excluded.value"
+        )
     return chosen
 
 

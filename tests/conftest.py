@@ -13,7 +13,7 @@ from infra.local.attach import running_stack
 from infra.local.facts import StackFacts
 from infra.local.stack import ROOT, StackOptions
 from tests.support.database import Database, Template
-from tests.support.house import House
+from tests.support.house import House, assert_every_run_is_valid
 
 # Tests never spend money: whatever the caller has set, no test sees it.
 for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "PAM_MODEL", "SUPABASE_URL"):
@@ -45,6 +45,7 @@ async def stack() -> AsyncIterator[StackFacts]:
     )
     async with running_stack(options) as facts:
         yield facts
+        await assert_every_run_is_valid(facts)
         gateway = (options.state / "logs" / "gateway.log").read_text()
     shutil.rmtree(folder, ignore_errors=True)
     assert "Traceback" not in gateway, gateway

@@ -192,12 +192,16 @@ def install(
     webhook_url: Annotated[
         str | None, typer.Option(help="Where queued runs are announced: the hooks function's URL.")
     ] = None,
+    renew: Annotated[bool, typer.Option(help="Make new passwords and a new webhook secret.")] = False,
     as_json: Json = False,
 ) -> None:
     """Install PAM beside a project's own tables. Prints the lines for .env."""
     from infra.cli.project import run_install
 
-    answer(as_json, execute(run_install(db_url, webhook_url=webhook_url, console=consoles(as_json), is_new=True)))
+    answer(
+        as_json,
+        execute(run_install(db_url, webhook_url=webhook_url, console=consoles(as_json), with_logins=True, renew=renew)),
+    )
 
 
 @app.command()
@@ -205,7 +209,7 @@ def upgrade(db_url: DbUrl, as_json: Json = False) -> None:
     """Bring an installed PAM up to date; passwords and settings stay."""
     from infra.cli.project import run_install
 
-    answer(as_json, execute(run_install(db_url, webhook_url=None, console=consoles(as_json), is_new=False)))
+    answer(as_json, execute(run_install(db_url, webhook_url=None, console=consoles(as_json), with_logins=False)))
 
 
 @app.command()

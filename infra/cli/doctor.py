@@ -220,7 +220,7 @@ async def _project(dsn: str) -> list[Finding]:
         ),
         (
             "webhook",
-            "select count(*) = 2 from pam_private.settings",
+            "select count(*) = 2 from pam_private.settings where name like 'webhook%'",
             "run `pam install --webhook-url …/hooks/run-queued`",
         ),
     )

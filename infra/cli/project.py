@@ -11,33 +11,39 @@ from rich.prompt import Confirm
 from infra import installation
 from infra.cli.person import CommandFailed
 
+_LOGINS = {
+    "PAM_DATABASE_URL": "pam_worker",
+    "PAM_AGENT_DATABASE_URL": "pam_agent_sql",
+    "PAM_SWEEPER_DATABASE_URL": "pam_sweeper",
+}
 
-async def run_install(db_url: str, *, webhook_url: str | None, console: Console, is_new: bool) -> dict[str, Any]:
-    """Apply what is missing; on a first installation make the logins' passwords and the webhook's secret."""
+
+async def run_install(
+    db_url: str, *, webhook_url: str | None, console: Console, with_logins: bool, renew: bool = False
+) -> dict[str, Any]:
+    """Apply what is missing. The logins' passwords and the webhook's secret are made once, and again only to renew."""
     try:
         done = await installation.install(db_url, progress=lambda line: console.print(f"  {line}", style="dim"))
+        settings = await installation.read_settings(db_url)
+        lines: dict[str, str] = {}
+        if with_logins and (renew or "logins_made_at" not in settings):
+            passwords = await installation.set_passwords(db_url)
+            lines = {name: _as(db_url, login, passwords[login]) for name, login in _LOGINS.items()}
+        if webhook_url:
+            kept = None if renew else settings.get("webhook_secret")
+            secret = kept or secrets.token_urlsafe(32)
+            await installation.set_webhook(db_url, url=webhook_url, secret=secret)
+            lines |= {} if kept else {"PAM_WEBHOOK_SECRET": secret}
     except psycopg.OperationalError as error:
         raise CommandFailed(f"the database does not answer: {str(error).strip().splitlines()[-1]}") from error
-    lines: dict[str, str] = {}
-    if is_new:
-        passwords = await installation.set_passwords(db_url)
-        secret = secrets.token_urlsafe(32)
-        if webhook_url:
-            await installation.set_webhook(db_url, url=webhook_url, secret=secret)
-        lines = {
-            "PAM_DATABASE_URL": _as(db_url, "pam_worker", passwords["pam_worker"]),
-            "PAM_AGENT_DATABASE_URL": _as(db_url, "pam_agent_sql", passwords["pam_agent_sql"]),
-            "PAM_SWEEPER_DATABASE_URL": _as(db_url, "pam_sweeper", passwords["pam_sweeper"]),
-            **({"PAM_WEBHOOK_SECRET": secret} if webhook_url else {}),
-        }
-    console.print(f"PAM is {'installed' if is_new else 'up to date'}: {len(done)} migrations applied.")
+    console.print(f"PAM is {'installed' if done else 'up to date'}: {len(done)} migrations applied.")
     if lines:
-        console.print("\nPut these lines into .env. They are shown once; installing again makes new ones:\n")
+        console.print("\nPut these lines into .env; they are shown this once (--renew makes new ones):\n")
         for name, value in lines.items():
             console.print(f"{name}={value}", soft_wrap=True, markup=False)
         console.print("\nNext: add `pam` to the project's exposed schemas (Settings, API), then run `pam doctor`.")
-        if not webhook_url:
-            console.print("Without --webhook-url runs start by the sweeper, up to 10 s later.")
+    if with_logins and not (webhook_url or "webhook_url" in settings):
+        console.print("Without --webhook-url runs start by the sweeper, up to 10 s later.")
     return {"applied": done, "environment": lines}
 
 

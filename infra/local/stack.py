@@ -43,6 +43,14 @@ class StackOptions:
     worker_environment: tuple[tuple[str, str], ...] = ()
 
 
+def worker_environment(facts: StackFacts, *, model_key: str) -> dict[str, str]:
+    """What a worker of this stack must know, and nothing that it need not."""
+    kept = facts.environment()
+    for name in ("PAM_WEBHOOK_SECRET", "SUPABASE_JWT_SECRET", "PAM_SWEEPER_DATABASE_URL"):
+        del kept[name]
+    return {**kept, "PAM_MODEL": facts.model, "OPENAI_API_KEY": model_key, "OPENAI_BASE_URL": facts.model_url}
+
+
 class Stack:
     """Starts, watches and stops the processes."""
 
@@ -270,17 +278,7 @@ class Stack:
 
     async def _start_worker(self, facts: StackFacts, number: int) -> Child:
         key = self._options.model.key if self._options.model else "rehearsal"
-        environment = {
-            **{
-                k: v
-                for k, v in facts.environment().items()
-                if k not in ("PAM_WEBHOOK_SECRET", "SUPABASE_JWT_SECRET", "PAM_SWEEPER_DATABASE_URL")
-            },
-            "PAM_MODEL": facts.model,
-            "OPENAI_API_KEY": key,
-            "OPENAI_BASE_URL": facts.model_url,
-            **dict(self._options.worker_environment),
-        }
+        environment = {**worker_environment(facts, model_key=key), **dict(self._options.worker_environment)}
         return await self._python(f"worker-{number}", ["workers.main"], environment, port=None)
 
     async def watch(self, until: asyncio.Event) -> None:

@@ -29,7 +29,7 @@ from infra.mutations import catalogue, functions, sources
 from infra.mutations.mutation import Edit, Mutation, SqlChange, TargetVanished
 
 AT_ONCE = 2
-PATIENCE_SECONDS = 90
+PATIENCE_SECONDS = 180
 BASE = "pam_mutation_base"
 FAST = (("fsync", "off"), ("synchronous_commit", "off"), ("full_page_writes", "off"))
 
@@ -60,6 +60,7 @@ class Laboratory:
         self._folder = folder
         self._cloning = asyncio.Lock()
         self._count = 0
+        self._complaints: dict[tuple[bool, tuple[str, ...]], asyncio.Future[str | None]] = {}
 
     async def prepare(self) -> None:
         """The database that mutations in SQL start from: the platform, PAM and the sample."""
@@ -90,41 +91,75 @@ class Laboratory:
         ]
         if missing:
             return Outcome(mutation, Verdict.SURVIVED, f"there is no {', '.join(missing)}")
-        self._count += 1
-        number = self._count
+        complaint = await self._before(mutation)
+        if complaint:
+            return Outcome(mutation, Verdict.BROKEN, f"without the mutation: {complaint}")
         match mutation.change:
             case SqlChange(statements):
-                return await self._in_database(mutation, statements, f"pam_mutation_{number}")
+                return await self._in_database(mutation, statements)
             case Edit() as edit:
-                return await self._in_copy(mutation, edit, self._folder / f"tree-{number}")
+                return await self._in_copy(mutation, edit)
 
-    async def _in_database(self, mutation: Mutation, statements: str, name: str) -> Outcome:
+    async def _before(self, mutation: Mutation) -> str | None:
+        """What its tests complain about while the guard is in place: a test that fails anyway notices nothing."""
+        is_sql = isinstance(mutation.change, SqlChange)
+        known = self._complaints.get((is_sql, mutation.tests))
+        if known is None:
+            known = asyncio.ensure_future(self._complain(mutation.tests, is_sql=is_sql))
+            self._complaints[is_sql, mutation.tests] = known
+        return await known
+
+    async def _complain(self, tests: tuple[str, ...], *, is_sql: bool) -> str | None:
+        status, said, report = await self._test(tests, ROOT, await self._shared(BASE) if is_sql else {})
+        return None if status == 0 else f"{failed_test(report) or 'its tests'}: {said}"
+
+    async def _shared(self, database: str) -> dict[str, str]:
+        """What lets pytest use this stack, and a clone of this database as its template."""
         async with self._cloning:
-            await self._server(f"create database {name} template {BASE} strategy file_copy")
+            self._count += 1
+            name = f"pam_mutation_{self._count}"
+            await self._server(f"create database {name} template {database} strategy file_copy")
+        return {"PAM_TEST_STACK": self._facts.state, "PAM_TEST_TEMPLATE": name}
+
+    async def _in_database(self, mutation: Mutation, statements: str) -> Outcome:
+        shared = await self._shared(BASE)
+        name = shared["PAM_TEST_TEMPLATE"]
         try:
             async with await psycopg.AsyncConnection.connect(self.dsn(name), autocommit=True) as connection:
                 await connection.execute(statements.encode())
         except psycopg.Error as error:
             return Outcome(mutation, Verdict.VANISHED, str(error).splitlines()[0])
-        shared = {"PAM_TEST_STACK": self._facts.state, "PAM_TEST_TEMPLATE": name}
-        return await self._tested(mutation, ROOT, shared)
+        try:
+            return self._judged(mutation, *await self._test(mutation.tests, ROOT, shared))
+        finally:
+            await self._server(f"drop database {name} with (force)")
 
-    async def _in_copy(self, mutation: Mutation, edit: Edit, tree: Path) -> Outcome:
+    async def _in_copy(self, mutation: Mutation, edit: Edit) -> Outcome:
+        self._count += 1
+        tree = self._folder / f"tree-{self._count}"
         await asyncio.to_thread(copy_tree, tree)
         try:
             edit.apply(tree)
+            return self._judged(mutation, *await self._test(mutation.tests, tree, {"PYTHONPATH": str(tree)}))
         except TargetVanished as error:
             return Outcome(mutation, Verdict.VANISHED, str(error))
-        try:
-            return await self._tested(mutation, tree, {"PYTHONPATH": str(tree)})
         finally:
             await asyncio.to_thread(shutil.rmtree, tree, ignore_errors=True)
 
-    async def _tested(self, mutation: Mutation, tree: Path, environment: dict[str, str]) -> Outcome:
-        report = self._folder / f"report-{len(list(self._folder.iterdir()))}-{time.monotonic_ns()}.xml"
+    def _judged(self, mutation: Mutation, status: int, said: str, report: Path) -> Outcome:
+        noticed = failed_test(report)
+        if status == 0:
+            return Outcome(mutation, Verdict.SURVIVED, f"{counted(report)[0]} tests passed")
+        if status == 1 and noticed:
+            return Outcome(mutation, Verdict.CAUGHT, noticed)
+        return Outcome(mutation, Verdict.BROKEN, f"status {status}: {said}")
+
+    async def _test(self, tests: tuple[str, ...], tree: Path, environment: dict[str, str]) -> tuple[int, str, Path]:
+        """pytest's exit status, its last words, and its report."""
+        report = self._folder / f"report-{time.monotonic_ns()}.xml"
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "--timeout=40", f"--junitxml={report}"),
-            *mutation.tests,
+            *tests,
             cwd=tree,
             env={**harmless(os.environ), **environment},
             stdin=asyncio.subprocess.DEVNULL,
@@ -134,18 +169,13 @@ class Laboratory:
         try:
             output, _ = await asyncio.wait_for(child.communicate(), PATIENCE_SECONDS)
         except TimeoutError:
-            return Outcome(mutation, Verdict.BROKEN, f"its tests did not end within {PATIENCE_SECONDS} s")
+            return -1, f"its tests did not end within {PATIENCE_SECONDS} s", report
         finally:
             if child.returncode is None:
                 child.kill()
                 await child.wait()
-        if child.returncode == 0:
-            return Outcome(mutation, Verdict.SURVIVED, f"{counted(report)[0]} tests passed")
-        noticed = failed_test(report)
-        if child.returncode == 1 and noticed:
-            return Outcome(mutation, Verdict.CAUGHT, noticed)
         lines = output.decode(errors="replace").strip().splitlines()
-        return Outcome(mutation, Verdict.BROKEN, f"status {child.returncode}: {' / '.join(lines[-3:])}")
+        return child.returncode or 0, " / ".join(lines[-3:]), report
 
 
 def copy_tree(target: Path) -> None:

@@ -35,7 +35,7 @@ create table pam_private.settings (
   name text primary key,
   value text not null
 );
-comment on table pam_private.settings is 'webhook_url and webhook_secret: where a queued run is announced, and the key that signs it.';
+comment on table pam_private.settings is 'webhook_url and webhook_secret: where a queued run is announced, and the key that signs it. logins_made_at: when the logins got their passwords.';
 alter table pam_private.settings enable row level security;
 alter table pam_private.settings force row level security;
 

@@ -1,11 +1,18 @@
-"""One world for all tests of a module that only look."""
+"""Databases without the sample, which are cloned faster, and one world for all tests of a module that only look."""
 
 from collections.abc import AsyncIterator
 
 import pytest
 
+from infra.local.facts import StackFacts
 from tests.database.world import World
 from tests.support.database import Template
+
+
+@pytest.fixture(scope="session")
+async def template(stack: StackFacts) -> Template:
+    """The platform and PAM, and nothing of a team's."""
+    return await Template.make(stack, name="pam_bare", with_sample=False)
 
 
 @pytest.fixture(scope="module")

@@ -130,7 +130,7 @@ LINTS: dict[str, tuple[str, str]] = {
         "select i.indexrelid::regclass::text as name from pg_index i join pg_attribute a on a.attrelid = i.indrelid"
         " and a.attnum = i.indkey[0] where i.indisunique and i.indrelid::regclass::text like 'pam.%'"
         " and a.attname not in ('org_id', 'run_id') and not (i.indnatts = 1 and a.attname = 'id')",
-        "create unique index names on pam.agents (name)",
+        "create unique index places on pam.messages (position)",
     ),
     "no trigger stands on a table of somebody else": (
         "select t.tgname as name from pg_trigger t join pg_proc f on f.oid = t.tgfoid"

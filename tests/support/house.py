@@ -179,3 +179,15 @@ def assert_valid(events: list[dict[str, Any]]) -> None:
     validator.finalize()
     faults = [d for d in validator.report().diagnostics if d.severity == "error"]
     assert not faults, faults
+
+
+async def assert_every_run_is_valid(facts: StackFacts) -> None:
+    """Whatever a test did: each run's log is gapless and speaks AG-UI 1.0."""
+    logs: dict[str, list[dict[str, Any]]] = {}
+    async with await psycopg.AsyncConnection.connect(facts.admin_dsn, row_factory=dict_row) as connection:
+        async for row in await connection.execute("select run_id, seq, payload from pam.events order by run_id, seq"):
+            log = logs.setdefault(str(row["run_id"]), [])
+            log.append(row["payload"])
+            assert row["seq"] == len(log), f"run {row['run_id']} has a gap before {row['seq']}"
+    for events in logs.values():
+        assert_valid(events)
