@@ -1,0 +1,1 @@
+"""The command line as newcomers run it: a process, a folder of its own, and what it leaves behind."""

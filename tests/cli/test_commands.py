@@ -1,0 +1,122 @@
+"""The other commands: what they say when something is missing or wrong, and how they end."""
+
+import json
+import os
+import signal
+import socket
+from contextlib import ExitStack
+from uuid import uuid4
+
+import pytest
+
+from tests.cli.command import Pam, assert_gone, stack_processes
+
+
+async def test_ask_without_a_model_says_what_to_set(newcomer: Pam) -> None:
+    ended = await newcomer.run("ask", "List the files.")
+
+    assert (ended.status, ended.stdout) == (1, "")
+    assert "OPENAI_API_KEY" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not newcomer.state.exists(), "nothing is started for a command that cannot go on"
+
+
+async def test_doctor_says_how_things_stand_without_starting_anything(newcomer: Pam) -> None:
+    ended = await newcomer.run("doctor", "--json")
+
+    assert ended.status == 0, ended.stderr
+    report = ended.json()
+    assert report["ok"]
+    assert {"Python", "platform", "disk", "Postgres", "Redis", "Deno", "stack", "model"} <= {
+        finding["name"] for finding in report["findings"]
+    }
+    assert newcomer.facts is None
+
+
+@pytest.mark.parametrize("command", ["events", "watch", "cancel"])
+@pytest.mark.parametrize("run", ["not-a-run", str(uuid4())], ids=["odd", "unknown"])
+async def test_a_wrong_run_is_named_in_a_sentence(pam: Pam, command: str, run: str) -> None:
+    ended = await pam.run(command, run)
+
+    assert (ended.status, ended.stdout) == (1, "")
+    said = ended.stderr.strip().splitlines()[-1]
+    assert said.startswith("pam: ")
+    assert "run" in said
+    assert "Traceback" not in ended.stderr
+
+
+async def test_a_broken_card_is_refused_with_file_line_and_reason(pam: Pam) -> None:
+    card = pam.cwd / "broken card.md"
+    card.write_text("---\nname: Broken\ntools: [file_read, launch_rocket]\n---\n\nYou break things.\n")
+
+    ended = await pam.run("agents", "import", str(card))
+
+    assert (ended.status, ended.stdout) == (1, "")
+    said = ended.stderr.strip().splitlines()[-1]
+    assert said.startswith(f"pam: {card}:3: "), said
+    assert "launch_rocket" in said
+
+
+async def test_a_card_is_imported_listed_and_shown(pam: Pam) -> None:
+    card = pam.cwd / "reader.md"
+    card.write_text("---\nname: Reader\ntools: [file_read]\n---\n\nYou read files.\n")
+
+    imported = await pam.run("agents", "import", str(card), "--json")
+
+    assert imported.status == 0, imported.stderr
+    assert imported.json()["version"] == 1
+    assert "Reader" in {agent["name"] for agent in (await pam.run("agents", "list", "--json")).json()}
+    shown = (await pam.run("agents", "show", "Reader", "--json")).json()
+    assert shown["definition"]["tools"] == ["file_read"]
+
+
+async def test_up_shows_its_addresses_and_ends_by_ctrl_c_with_nothing_left(newcomer: Pam) -> None:
+    process = await newcomer.start("up", "--json")
+    assert process.stdout is not None
+    told = json.loads(await process.stdout.readline())
+    assert {"SUPABASE_URL", "SUPABASE_PUBLISHABLE_KEY", "PAM_DATABASE_URL", "REDIS_URL", "PAM_API_URL"} <= set(told)
+    processes = stack_processes(await newcomer.until_up())
+
+    os.killpg(process.pid, signal.SIGINT)
+    ended = await newcomer.ended(process)
+
+    assert ended.status in (0, 130), ended.stderr
+    assert "Traceback" not in ended.stderr
+    await assert_gone(processes)
+
+
+async def test_ports_that_others_took_meanwhile_are_no_trouble(newcomer: Pam) -> None:
+    first = await newcomer.start("up", "--json")
+    before = stack_processes(await newcomer.until_up())
+    os.killpg(first.pid, signal.SIGTERM)
+    await newcomer.ended(first)
+    await assert_gone(before)
+    ports = json.loads((newcomer.state / "ports.json").read_text())
+    with ExitStack() as taken:
+        for port in ports.values():
+            occupied = taken.enter_context(socket.socket())
+            occupied.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            occupied.bind(("127.0.0.1", port))
+            occupied.listen()
+
+        listed = await newcomer.run("agents", "list", "--json")
+
+        assert listed.status == 0, listed.stderr
+        assert not set(json.loads((newcomer.state / "ports.json").read_text()).values()) & set(ports.values())
+
+
+async def test_a_broken_env_file_is_named_with_its_line(newcomer: Pam) -> None:
+    (newcomer.cwd / ".env").write_text("PAM_MODEL=x\nwhat is this\n")
+
+    ended = await newcomer.run("doctor")
+
+    assert ended.status == 1
+    assert f"{newcomer.cwd}/.env:2: expected NAME=value" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+async def test_a_command_that_does_not_exist_is_refused_by_usage(newcomer: Pam) -> None:
+    ended = await newcomer.run("fly")
+
+    assert ended.status == 2
+    assert "fly" in ended.stderr
