@@ -1,25 +1,22 @@
 """One real stack for the whole session, and databases cloned from a template: fast by default, nothing mocked."""
 
 import os
-import shutil
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from infra.cli.setting import SCRIPTS
+from infra.cli.setting import SCRIPTS, home
 from infra.local.attach import running_stack
 from infra.local.facts import StackFacts
-from infra.local.stack import ROOT, StackOptions
+from infra.local.stack import StackOptions
 from tests.support.database import Database, Template
 from tests.support.house import House, assert_every_run_is_valid
+from tests.support.stack import FAST, temporary_state
 
 # Tests never spend money: whatever the caller has set, no test sees it.
 for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "PAM_MODEL", "SUPABASE_URL"):
     os.environ.pop(name, None)
-
-FAST = (("fsync", "off"), ("synchronous_commit", "off"), ("full_page_writes", "off"))
 
 
 @pytest.fixture(scope="session")
@@ -33,23 +30,21 @@ async def stack() -> AsyncIterator[StackFacts]:
         assert running is not None, "PAM_TEST_STACK names no stack that runs"
         yield running
         return
-    folder = Path(tempfile.mkdtemp(prefix="pam-tests-"))
-    folder.chmod(0o755)
-    options = StackOptions(
-        state=folder / "stack",
-        home=Path(os.environ.get("PAM_HOME") or ROOT / ".pam").resolve(),
-        model=None,
-        scripts=(SCRIPTS, Path(__file__).parent / "scripts"),
-        postgres_settings=FAST,
-        worker_environment=(("PAM_LEASE_SECONDS", "4"), ("PAM_SWEEP_SECONDS", "1")),
-    )
-    async with running_stack(options) as facts:
-        yield facts
-        await assert_every_run_is_valid(facts)
-        gateway = (options.state / "logs" / "gateway.log").read_text()
-    shutil.rmtree(folder, ignore_errors=True)
-    assert "Traceback" not in gateway, gateway
-    assert "ERROR" not in gateway, gateway
+    with temporary_state() as state:
+        options = StackOptions(
+            state=state,
+            home=home(),
+            model=None,
+            scripts=(SCRIPTS, Path(__file__).parent / "scripts"),
+            postgres_settings=FAST,
+            worker_environment=(("PAM_LEASE_SECONDS", "4"), ("PAM_SWEEP_SECONDS", "1")),
+        )
+        async with running_stack(options) as facts:
+            yield facts
+            await assert_every_run_is_valid(facts)
+            gateway = (options.state / "logs" / "gateway.log").read_text()
+        assert "Traceback" not in gateway, gateway
+        assert "ERROR" not in gateway, gateway
 
 
 @pytest.fixture(scope="session")

@@ -274,5 +274,9 @@ def bench(
 
 
 def main() -> None:
-    """The entry point of `pam` and `python3 -m infra`."""
-    app(prog_name="pam")
+    """The entry point of `pam` and `python3 -m infra`. A fault in .env is said in a sentence, like all others."""
+    try:
+        app(prog_name="pam")
+    except CommandFailed as error:
+        print(f"pam: {error}", file=sys.stderr)
+        raise SystemExit(1) from None

@@ -176,14 +176,18 @@ EXECUTE = {
 
 
 async def _executable(database: Database, role: str) -> set[str]:
-    rows = await database.admin(f"select name from ({_FUNCTIONS}) f where has_function_privilege(%s, oid, 'execute')", role)
+    rows = await database.admin(
+        f"select name from ({_FUNCTIONS}) f where has_function_privilege(%s, oid, 'execute')", role
+    )
     return {row["name"] for row in rows}
 
 
 async def test_each_role_executes_its_own_functions_and_no_other(world: World) -> None:
     for role, expected in EXECUTE.items():
         assert await _executable(world.database, role) == expected, role
-    rows = await world.database.admin(f"select name from ({_FUNCTIONS}) f where pronamespace = 'pam_worker'::regnamespace")
+    rows = await world.database.admin(
+        f"select name from ({_FUNCTIONS}) f where pronamespace = 'pam_worker'::regnamespace"
+    )
     assert await _executable(world.database, "pam_worker") == {row["name"] for row in rows}
 
 
@@ -198,7 +202,8 @@ async def test_a_login_has_no_attribute_and_no_membership_of_weight(world: World
     assert row["rolcanlogin"] is (login != "pam_agent")
     assert row["rolinherit"] is (login == "pam_agent")
     groups = await world.database.admin(
-        "select roleid::regrole::text as name from pg_auth_members where member = %s::regrole and not admin_option", login
+        "select roleid::regrole::text as name from pg_auth_members where member = %s::regrole and not admin_option",
+        login,
     )
     assert {group["name"] for group in groups} == ({"pam_agent"} if login == "pam_agent_sql" else set())
 
@@ -226,7 +231,9 @@ async def _touchable(database: Database, login: str) -> set[str]:
 async def test_the_logins_reach_nothing_else_of_the_database(world: World) -> None:
     verbs = {
         row["name"]
-        for row in await world.database.admin(f"select name from ({_FUNCTIONS}) f where pronamespace = 'pam_worker'::regnamespace")
+        for row in await world.database.admin(
+            f"select name from ({_FUNCTIONS}) f where pronamespace = 'pam_worker'::regnamespace"
+        )
     }
     # What extensions put where everybody may read it is the platform's, and left out.
     assert await _touchable(world.database, "pam_worker") == verbs
@@ -250,7 +257,9 @@ TRIED = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("login", "other"), [("worker", "pam_agent"), ("sweeper", "pam_worker"), ("agent", "pam_worker")])
+@pytest.mark.parametrize(
+    ("login", "other"), [("worker", "pam_agent"), ("sweeper", "pam_worker"), ("agent", "pam_worker")]
+)
 async def test_a_login_that_tries_everything_gets_nowhere(world: World, login: str, other: str) -> None:
     dsn = getattr(world.database, f"{login}_dsn")
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:

@@ -33,7 +33,10 @@ async def test_a_run_starts_queued_with_its_thread_message_claims_and_head(datab
         answer["run_id"], "queued", 1, 7, "0.250000", 400_000,
     )  # fmt: skip
     assert (await database.admin("select title from pam.threads"))[0]["title"] == "Look"
-    assert (await database.admin("select content, role from pam.messages"))[0] == {"content": "  Look\nat it. ", "role": "user"}
+    assert (await database.admin("select content, role from pam.messages"))[0] == {
+        "content": "  Look\nat it. ",
+        "role": "user",
+    }
     (claims,) = await database.admin("select claims from pam_private.run_claims")
     assert claims["claims"]["sub"] == str(owner)
     assert (await database.admin("select fence, last_seq from pam_private.run_heads"))[0] == {"fence": 0, "last_seq": 0}
@@ -71,7 +74,9 @@ async def test_a_bad_start_is_refused_with_a_sentence_and_leaves_nothing(databas
 async def test_the_largest_message_and_the_highest_limits_pass(database: Database) -> None:
     owner, org = await database.new_organization()
     highest = {"max_steps": 200, "max_tokens": 20_000_000, "max_cost_usd": 100, "max_seconds": 86_400}
-    assert code(await start(database, owner, org, message="ä" * 100_000, limits=highest, idempotency_key="x" * 200)) == ""
+    assert (
+        code(await start(database, owner, org, message="ä" * 100_000, limits=highest, idempotency_key="x" * 200)) == ""
+    )
 
 
 async def test_the_cards_limits_hold_unless_the_caller_says_otherwise(database: Database) -> None:
@@ -133,7 +138,11 @@ async def test_fifty_starts_at_once_with_one_key_make_one_run(database: Database
     answers = await asyncio.gather(*(start(database, owner, org, idempotency_key="one") for _ in range(50)))
     assert len({answer["run_id"] for answer in answers}) == 1
     assert sum(not answer["is_replay"] for answer in answers) == 1
-    assert len(await database.admin("select 1 from pam.runs")) == len(await database.admin("select 1 from pam.messages")) == 1
+    assert (
+        len(await database.admin("select 1 from pam.runs"))
+        == len(await database.admin("select 1 from pam.messages"))
+        == 1
+    )
 
 
 async def test_a_person_has_fifty_unfinished_runs_over_all_organisations_even_at_once(database: Database) -> None:
@@ -209,7 +218,9 @@ async def test_an_answer_goes_on_with_the_run_and_its_clock_stood_still(database
     (before,) = await database.admin("select deadline_at, turn from pam.runs")
     viewer, helper = await database.new_member(org, "viewer"), await database.new_member(org, "developer")
     assert code(await database.rpc(viewer, "answer_question", run_id=run, answer="Blue.")) == "forbidden"
-    assert code(await database.rpc(await database.new_person(), "answer_question", run_id=run, answer="x")) == "not_found"
+    assert (
+        code(await database.rpc(await database.new_person(), "answer_question", run_id=run, answer="x")) == "not_found"
+    )
     for bad in ("", None, " \n", "x" * 20_001):
         assert code(await database.rpc(owner, "answer_question", run_id=run, answer=bad)) == "invalid"
     assert (await database.rpc(helper, "answer_question", run_id=run, answer=" Blue. "))["status"] == "queued"
@@ -226,7 +237,9 @@ async def test_ten_answers_at_once_are_one_turn(database: Database) -> None:
     owner, org = await database.new_organization()
     run = await database.new_run(owner, org)
     await asked(database, run)
-    answers = await asyncio.gather(*(database.rpc(owner, "answer_question", run_id=run, answer=str(n)) for n in range(10)))
+    answers = await asyncio.gather(
+        *(database.rpc(owner, "answer_question", run_id=run, answer=str(n)) for n in range(10))
+    )
     assert sorted(code(answer) for answer in answers) == ["", *["conflict"] * 9]
     assert (await database.admin("select turn from pam.runs"))[0]["turn"] == 2
 

@@ -39,9 +39,10 @@ async def test_a_person_makes_an_organisation_and_owns_it(database: Database) ->
     assert await audit(database, org, "organization.create") == [True]
 
 
-@pytest.mark.parametrize("name", [None, "", "   ", "x" * 121])
-async def test_an_organisation_without_a_proper_name_is_refused(database: Database, name: str | None) -> None:
-    assert code(await database.rpc(await database.new_person(), "create_organization", name=name)) == "invalid"
+async def test_an_organisation_without_a_proper_name_is_refused(database: Database) -> None:
+    person = await database.new_person()
+    for name in (None, "", "   ", "x" * 121):
+        assert code(await database.rpc(person, "create_organization", name=name)) == "invalid", name
 
 
 async def test_nobody_is_signed_out_and_makes_an_organisation(database: Database) -> None:
@@ -76,7 +77,13 @@ async def test_roles_are_set_by_admins_and_never_above_their_own(
     database: Database, asker: str, before: str | None, after: str | None, expected: str
 ) -> None:
     owner, org = await database.new_organization()
-    me = owner if asker == "owner" else await database.new_person() if asker == "stranger" else await database.new_member(org, asker)
+    me = (
+        owner
+        if asker == "owner"
+        else await database.new_person()
+        if asker == "stranger"
+        else await database.new_member(org, asker)
+    )
     whom = await database.new_member(org, before) if before else await database.new_person()
     assert code(await database.rpc(me, "set_member", org_id=org, user_id=whom, role=after)) == expected
     assert await role(database, org, whom) == (before if expected else after)
@@ -110,7 +117,13 @@ async def test_members_are_removed_by_admins_and_never_above_their_own_role(
     database: Database, asker: str, whose: str | None, expected: str
 ) -> None:
     owner, org = await database.new_organization()
-    me = owner if asker == "owner" else await database.new_person() if asker == "stranger" else await database.new_member(org, asker)
+    me = (
+        owner
+        if asker == "owner"
+        else await database.new_person()
+        if asker == "stranger"
+        else await database.new_member(org, asker)
+    )
     whom = await database.new_member(org, whose) if whose else await database.new_person()
     assert code(await database.rpc(me, "remove_member", org_id=org, user_id=whom)) == expected
     assert await role(database, org, whom) == (whose if expected else None)
@@ -176,7 +189,10 @@ async def test_an_agent_is_imported_once_and_its_next_card_is_its_next_version(d
 async def test_two_cards_imported_at_once_are_two_versions(database: Database) -> None:
     owner, org = await database.new_organization()
     answers = await asyncio.gather(
-        *(database.rpc(owner, "import_agent", org_id=org, name="helper", definition=DEFINITION, source=f"# {n}") for n in range(8))
+        *(
+            database.rpc(owner, "import_agent", org_id=org, name="helper", definition=DEFINITION, source=f"# {n}")
+            for n in range(8)
+        )
     )
     assert sorted(answer["version"] for answer in answers) == list(range(1, 9))
 
@@ -191,11 +207,11 @@ BAD_CARDS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("field", "value"), BAD_CARDS)
-async def test_a_bad_card_is_refused(database: Database, field: str, value: Any) -> None:
+async def test_a_bad_card_is_refused(database: Database) -> None:
     owner, org = await database.new_organization()
-    given = {"org_id": org, "name": "helper", "definition": DEFINITION, "source": "# card", field: value}
-    assert code(await database.rpc(owner, "import_agent", **given)) == "invalid"
+    for field, value in BAD_CARDS:
+        given = {"org_id": org, "name": "helper", "definition": DEFINITION, "source": "# card", field: value}
+        assert code(await database.rpc(owner, "import_agent", **given)) == "invalid", (field, str(value)[:60])
     assert len(await database.admin("select 1 from pam.agents where org_id = %s", org)) == 1
 
 
@@ -209,7 +225,9 @@ async def test_only_admins_import_agents_and_only_into_their_own_organisation(da
     assert await audit(database, org, "agent.import") == [True, True, False, False]
 
 
-@pytest.mark.parametrize("statement", ["update pam.audit set action = 'x'", "delete from pam.audit", "truncate pam.audit"])
+@pytest.mark.parametrize(
+    "statement", ["update pam.audit set action = 'x'", "delete from pam.audit", "truncate pam.audit"]
+)
 async def test_the_audit_log_stands_against_its_owner_too(database: Database, statement: str) -> None:
     await database.new_organization()
     with pytest.raises(psycopg.errors.InsufficientPrivilege, match="append-only"):

@@ -168,7 +168,9 @@ async def test_a_forged_role_and_metadata_change_nothing(world: World) -> None:
     forged = {
         "service role": {"role": "service_role"},
         "superuser": {"role": "supabase_admin"},
-        "owner in user_metadata": {"user_metadata": {"role": "owner", "org_id": str(foreign.org), "org_ids": [str(foreign.org)]}},
+        "owner in user_metadata": {
+            "user_metadata": {"role": "owner", "org_id": str(foreign.org), "org_ids": [str(foreign.org)]}
+        },
         "owner in app_metadata": {"app_metadata": {"role": "owner", "org_id": str(foreign.org)}},
         "another subject beside": {"user_id": str(foreign.people["owner"]), "Sub": str(foreign.people["owner"])},
     }
@@ -193,9 +195,7 @@ async def test_a_removed_member_sees_nothing_at_the_next_statement(world: World)
                 _, rows = await attempt(connection, f"select * from {table} limit 1")
                 assert bool(rows) is expected, table
             if expected:
-                await world.database.rpc(
-                    world.a.people["owner"], "remove_member", org_id=world.a.org, user_id=person
-                )
+                await world.database.rpc(world.a.people["owner"], "remove_member", org_id=world.a.org, user_id=person)
 
 
 ODD_TOPICS = (

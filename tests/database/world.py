@@ -33,7 +33,13 @@ def step(position: int = 1, **other: Any) -> dict[str, Any]:
 
 def call(tool: str = "file_write", effect: str = "write", **arguments: Any) -> dict[str, Any]:
     """One planned tool call as `record_step` takes it."""
-    return {"id": str(uuid4()), "call_id": f"call_{uuid4().hex[:8]}", "tool": tool, "arguments": arguments, "effect": effect}
+    return {
+        "id": str(uuid4()),
+        "call_id": f"call_{uuid4().hex[:8]}",
+        "tool": tool,
+        "arguments": arguments,
+        "effect": effect,
+    }
 
 
 def custom(name: str = "pam.note", value: Any = 1) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import redis.asyncio
 
 from infra.local.attach import running_stack
 from infra.local.facts import StackFacts
@@ -28,35 +30,37 @@ TAKEOVER_SECONDS = 12.0  # lease, sweep, and the rest of the run
 class Lab:
     """The stack, its people, and the workers that a test may do anything to."""
 
-    def __init__(self, *, facts: StackFacts, house: House, ada: Engineer) -> None:
+    def __init__(self, *, facts: StackFacts, house: House, ada: Engineer, homeless: WorkerProcess) -> None:
         self.facts = facts
         self.house = house
         self.ada = ada
+        self.homeless = homeless  # a worker whose database is not there: it needs ten seconds to give up
         self._workers: list[WorkerProcess] = []
 
-    async def staff(self, count: int = 2) -> None:
-        """As many workers as wanted, ready; those that a test has killed are replaced."""
+    async def staff(self) -> None:
+        """Two workers ready and a third on its way; those that a test has killed are replaced."""
         self._workers = [worker for worker in self._workers if worker.is_alive]
-        missing = max(0, count - len(self._workers))
-        hired = await asyncio.gather(*(WorkerProcess.start(self.facts) for _ in range(missing)))
-        self._workers += hired
-        await asyncio.gather(*(worker.ready() for worker in hired))
+        missing = range(3 - len(self._workers))
+        self._workers += await asyncio.gather(*(WorkerProcess.start(self.facts) for _ in missing))
+        await asyncio.gather(*(worker.ready() for worker in self._workers[:2]))
+
+    @property
+    def workers(self) -> list[WorkerProcess]:
+        """Those that live."""
+        return [worker for worker in self._workers if worker.is_alive]
 
     async def close(self) -> None:
         """End every worker."""
-        for worker in self._workers:
+        for worker in [*self.workers, self.homeless]:
             if worker.is_alive:
-                worker.resume()
                 await worker.kill()
 
     async def holder(self, run_id: str) -> WorkerProcess:
         """The worker that holds the run."""
-        name = (await self.house.admin("select worker from pam_private.run_heads where run_id = %s", run_id))[0]["worker"]
+        name = (await self.house.admin("select worker from pam_private.run_heads where run_id = %s", run_id))[0][
+            "worker"
+        ]
         return next(worker for worker in self._workers if name.endswith(f":{worker.pid}"))
-
-    def other(self, than: WorkerProcess) -> WorkerProcess:
-        """A worker that lives, and is not this one."""
-        return next(worker for worker in self._workers if worker.is_alive and worker is not than)
 
     async def start(self, script: str) -> tuple[str, str]:
         """Start a run on a script; answers its id and its message."""
@@ -103,11 +107,17 @@ class Lab:
 
     async def age(self, run_id: str) -> None:
         """Let the ring for a queued run be an old one, so that the next sweep rings again."""
-        await self.house.admin("update pam_private.run_heads set rung_at = rung_at - interval '11 s' where run_id = %s", run_id)
+        await self.house.admin(
+            "update pam_private.run_heads set rung_at = rung_at - interval '11 s' where run_id = %s", run_id
+        )
 
     async def switch(self, name: str, *, is_on: bool) -> None:
         """Turn a standing fault on or off."""
-        turn = "insert into fault.switches values (%s) on conflict do nothing" if is_on else "delete from fault.switches where name = %s"
+        turn = (
+            "insert into fault.switches values (%s) on conflict do nothing"
+            if is_on
+            else "delete from fault.switches where name = %s"
+        )
         await self.house.admin(turn, name)
 
     @asynccontextmanager
@@ -121,8 +131,6 @@ class Lab:
             yield
         finally:
             os.kill(self.facts.supervisor_pid, signal.SIGCONT)
-        import redis.asyncio
-
         client = redis.asyncio.Redis.from_url(url)
         async with asyncio.timeout(20):
             while True:
@@ -147,8 +155,6 @@ class Lab:
 
 
 def _children(state: Path) -> dict[str, int]:
-    import json
-
     found: dict[str, int] = json.loads((state / "children.json").read_text())
     return found
 
@@ -168,7 +174,9 @@ async def lab() -> AsyncIterator[Lab]:
     async with running_stack(options) as facts, House.open(facts) as house:
         async with await psycopg.AsyncConnection.connect(facts.admin_dsn, autocommit=True) as connection:
             await connection.execute((HERE / "fault.sql").read_bytes())
-        opened = Lab(facts=facts, house=house, ada=await house.engineer())
+        nowhere = "postgresql://pam_worker:x@127.0.0.1:9/postgres"
+        homeless = await WorkerProcess.start(facts, PAM_DATABASE_URL=nowhere)
+        opened = Lab(facts=facts, house=house, ada=await house.engineer(), homeless=homeless)
         try:
             yield opened
         finally:

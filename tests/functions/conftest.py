@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,11 @@ import pytest
 
 from functions.main import create_app
 from functions.settings import ApiSettings
-from infra.installation import install, set_passwords
-from tests.local.conftest import Platform, migrate, platform  # noqa: F401  (fixtures)
+from infra.cli.setting import home
+from infra.local.attach import running_stack
+from infra.local.facts import StackFacts
+from infra.local.stack import StackOptions
+from tests.support.stack import FAST, temporary_state
 
 DEFINITION = {"instructions": "You do backend engineering.", "tools": ["file_read"]}
 
@@ -35,8 +38,7 @@ class Person:
 class Pam:
     """PAM installed on a platform."""
 
-    platform: Platform
-    passwords: dict[str, str]
+    platform: StackFacts
 
     @property
     def settings(self) -> ApiSettings:
@@ -48,8 +50,10 @@ class Pam:
 
     def dsn(self, login: str) -> str:
         """The connection string of one of PAM's logins."""
-        address = self.platform.admin_dsn.split("@")[1]
-        return f"postgresql://{login}:{self.passwords[login]}@{address}"
+        facts = self.platform
+        return {"pam_worker": facts.worker_dsn, "pam_agent_sql": facts.agent_dsn, "pam_sweeper": facts.sweeper_dsn}[
+            login
+        ]
 
     async def sql(self, statement: str, *values: object, login: str = "") -> Any:
         """One value, asked as the superuser or as one of PAM's logins."""
@@ -101,11 +105,12 @@ class Pam:
 
 
 @pytest.fixture(scope="session")
-async def pam(platform: Platform, migrate: Callable[[str], Awaitable[None]]) -> Pam:  # noqa: F811
-    await install(platform.postgres_dsn)
-    passwords = await set_passwords(platform.postgres_dsn)
-    await migrate("select 1")  # PostgREST has the new schema when this returns
-    return Pam(platform, passwords)
+async def pam() -> AsyncIterator[Pam]:
+    """A stack without a worker: here the tests are the worker."""
+    with temporary_state() as state:
+        options = StackOptions(state=state, home=home(), model=None, workers=0, postgres_settings=FAST)
+        async with running_stack(options) as facts:
+            yield Pam(facts)
 
 
 @pytest.fixture(scope="session")

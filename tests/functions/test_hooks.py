@@ -168,7 +168,7 @@ async def test_a_run_started_by_a_person_rings_the_hook_through_the_database(
     port = listener.getsockname()[1]
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    await set_webhook(pam.platform.postgres_dsn, url=f"http://127.0.0.1:{port}{URL}", secret=SECRET)
+    await set_webhook(pam.platform.owner_dsn, url=f"http://127.0.0.1:{port}{URL}", secret=SECRET)
     try:
         asked_at = time.monotonic()
         question = {"agent": "engineer", "message": "Ring!"}

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import httpx
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from redis import Redis
 from rq import Queue
 
@@ -87,7 +88,7 @@ async def test_the_sweepers_login_may_sweep_and_nothing_else(pam: Pam) -> None:
 
 async def test_a_database_that_is_away_is_said_without_its_password(pam: Pam) -> None:
     dsn = pam.dsn("pam_sweeper")
-    wrong = dsn.replace(pam.passwords["pam_sweeper"], "not-the-password")
+    wrong = make_conninfo(**{**conninfo_to_dict(dsn), "password": "not-the-password"})
     queue = RunQueue(redis=runqueue.connect(pam.platform.redis_url))
     with pytest.raises(Unavailable) as error:
         await sweep.sweep(database_url=wrong, queue=queue)

@@ -132,9 +132,7 @@ def parse(text: str) -> object:
 
 def test_the_given_card_is_taken_exactly_as_it_is() -> None:
     content = GIVEN.read_bytes()
-    assert hashlib.sha256(content).hexdigest() == (
-        "ef965424276463bc9a3f6e156d2087f706dc9a46ff93b9e57ff68c57f351564c"
-    )
+    assert hashlib.sha256(content).hexdigest() == ("ef965424276463bc9a3f6e156d2087f706dc9a46ff93b9e57ff68c57f351564c")
     card = read_card(GIVEN, known_tools=TOOLS)
     assert (card.name, card.type, card.version) == (
         "BackendEngineer",
@@ -172,9 +170,7 @@ def test_instructions_are_the_prompt_then_duties_and_rules_always_the_same() -> 
     assert text.index("## Core Responsibilities") < text.index("## Security Guidelines")
     assert "Technical Stack" not in text
     for path in (GIVEN, OURS):
-        assert "openai" not in read_card(path, known_tools=TOOLS).instructions().lower().replace(
-            "openai_api", ""
-        )
+        assert "openai" not in read_card(path, known_tools=TOOLS).instructions().lower().replace("openai_api", "")
 
 
 def test_a_definition_is_plain_json_with_the_limits_as_numbers() -> None:
@@ -193,9 +189,7 @@ def test_front_matter_makes_the_same_kind_of_card() -> None:
     assert card.tools == ("file_read", "api_call")
     assert (card.limits.max_steps, str(card.limits.max_cost_usd)) == (20, "0.50")
     assert card.conduct_tools == {"ask_person"}
-    assert (
-        card.system_prompt == "Do little.\n\n## A heading of the prompt\n- and no more" == card.instructions()
-    )
+    assert card.system_prompt == "Do little.\n\n## A heading of the prompt\n- and no more" == card.instructions()
     noted = FRONT.replace("[file_read, api_call]", "{file_read: to read}")
     assert parse_card(noted.encode(), path="x", known_tools=TOOLS).tool_notes == {"file_read": "to read"}
 

@@ -73,7 +73,7 @@ async def test_a_refresh_token_is_rotated_and_signing_out_ends_it(platform: Any)
 
 async def test_metadata_reaches_sql_as_an_object(platform: Any) -> None:
     _, session = await sign_up(platform, name="Ada")
-    async with await psycopg.AsyncConnection.connect(platform.postgres_dsn) as connection:
+    async with await psycopg.AsyncConnection.connect(platform.owner_dsn) as connection:
         cursor = await connection.execute(
             "select raw_user_meta_data ->> 'name', raw_app_meta_data ->> 'provider', (select"
             " i.email from auth.identities as i where i.user_id = u.id)"

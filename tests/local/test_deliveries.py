@@ -70,9 +70,7 @@ async def receive() -> AsyncIterator[Callable[..., Awaitable[Receiver]]]:
 
 @pytest.fixture
 async def database(platform: Any) -> AsyncIterator[psycopg.AsyncConnection[dict[str, Any]]]:
-    connection = await psycopg.AsyncConnection.connect(
-        platform.postgres_dsn, autocommit=True, row_factory=dict_row
-    )
+    connection = await psycopg.AsyncConnection.connect(platform.owner_dsn, autocommit=True, row_factory=dict_row)
     async with connection:
         yield connection
 
@@ -99,9 +97,7 @@ async def outcome(database: psycopg.AsyncConnection[dict[str, Any]], request: in
             await database.execute("select pg_sleep(0.02)")
 
 
-async def test_a_request_arrives_with_body_and_headers_and_its_answer_is_recorded(
-    database: Any, receive: Any
-) -> None:
+async def test_a_request_arrives_with_body_and_headers_and_its_answer_is_recorded(database: Any, receive: Any) -> None:
     receiver = await receive(accepted)
     headers = json.dumps({"X-Pam-Signature": "abc"})
     request = await post(database, receiver.url, headers=headers, params=json.dumps({"a b": "ü&"}))
@@ -139,9 +135,7 @@ async def test_a_receiver_that_dies_in_mid_request_is_not_asked_again(database: 
     assert await cursor.fetchone() == {"n": 0}
 
 
-async def test_no_connection_is_used_twice_for_its_receiver_may_close_it_meanwhile(
-    database: Any, receive: Any
-) -> None:
+async def test_no_connection_is_used_twice_for_its_receiver_may_close_it_meanwhile(database: Any, receive: Any) -> None:
     receiver = await receive(patient)
     for _ in range(2):
         request = await post(database, receiver.url, timeout_milliseconds=3000)
@@ -158,9 +152,7 @@ async def test_a_slow_receiver_times_out_and_holds_up_nobody(database: Any, rece
     assert len(slow.requests) == 1
 
 
-@pytest.mark.parametrize(
-    "url", ["", "not a url", "ftp://127.0.0.1/", "http://127.0.0.1:99999/", "http://[::1/"]
-)
+@pytest.mark.parametrize("url", ["", "not a url", "ftp://127.0.0.1/", "http://127.0.0.1:99999/", "http://[::1/"])
 async def test_an_impossible_address_leaves_an_error_and_the_next_request_is_sent(
     database: Any, receive: Any, url: str
 ) -> None:

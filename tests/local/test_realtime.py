@@ -59,15 +59,14 @@ Open = Callable[..., Awaitable[Listener]]
 @pytest.fixture(scope="session")
 async def rules(platform: Any) -> None:
     """Everyone may hear and speak on `user:<own id>`, and only hear `news`."""
-    async with await psycopg.AsyncConnection.connect(platform.postgres_dsn, autocommit=True) as connection:
+    async with await psycopg.AsyncConnection.connect(platform.owner_dsn, autocommit=True) as connection:
         for verb, clause in (("select", "using"), ("insert", "with check")):
             await connection.execute(
                 f"create policy own_{verb} on realtime.messages for {verb} to authenticated"
                 f" {clause} (realtime.topic() = 'user:' || (select auth.uid()))".encode()
             )
         await connection.execute(
-            "create policy news on realtime.messages for select to authenticated"
-            " using (realtime.topic() = 'news')"
+            "create policy news on realtime.messages for select to authenticated using (realtime.topic() = 'news')"
         )
         await connection.execute(
             "create policy seats on realtime.messages for select to authenticated"
@@ -124,15 +123,11 @@ async def joined(listening: Awaitable[Listener]) -> Listener:
 
 
 async def announce(platform: Any, topic: str, event: str, *, private: bool = True, **payload: Any) -> None:
-    async with await psycopg.AsyncConnection.connect(platform.postgres_dsn, autocommit=True) as connection:
-        await connection.execute(
-            "select realtime.send(%s, %s, %s, %s)", (json.dumps(payload), event, topic, private)
-        )
+    async with await psycopg.AsyncConnection.connect(platform.owner_dsn, autocommit=True) as connection:
+        await connection.execute("select realtime.send(%s, %s, %s, %s)", (json.dumps(payload), event, topic, private))
 
 
-async def test_a_message_of_the_database_reaches_only_its_own_private_topic(
-    platform: Any, listen: Open
-) -> None:
+async def test_a_message_of_the_database_reaches_only_its_own_private_topic(platform: Any, listen: Open) -> None:
     ada, bob = Person(platform), Person(platform)
     hers = await joined(listen(ada.topic, ada.token()))
     his = await joined(listen(bob.topic, bob.token()))
@@ -146,9 +141,7 @@ async def test_a_message_of_the_database_reaches_only_its_own_private_topic(
     assert (await his.hear())["event"] == "for bob"
 
 
-async def test_a_private_and_a_public_topic_of_one_name_do_not_hear_each_other(
-    platform: Any, listen: Open
-) -> None:
+async def test_a_private_and_a_public_topic_of_one_name_do_not_hear_each_other(platform: Any, listen: Open) -> None:
     ada, bob = Person(platform), Person(platform)
     public = await joined(listen(ada.topic, bob.token(), private=False))
     await announce(platform, ada.topic, "private, and nobody listens")
@@ -174,7 +167,7 @@ async def test_who_may_see_presence_only_hears_no_broadcast(platform: Any, liste
 
 async def test_a_failing_send_warns_and_leaves_its_transaction_alone(platform: Any) -> None:
     warnings: list[str] = []
-    async with await psycopg.AsyncConnection.connect(platform.postgres_dsn) as connection:
+    async with await psycopg.AsyncConnection.connect(platform.owner_dsn) as connection:
         connection.add_notice_handler(lambda notice: warnings.append(notice.message_primary or ""))
         await connection.execute("create temporary table kept as select 1 as n")
         await connection.execute("select realtime.send('{}', 'event', null)")
@@ -189,7 +182,7 @@ async def test_a_long_message_and_a_burst_arrive_whole_and_in_order(platform: An
     hers = await joined(listen(ada.topic, ada.token()))
     await announce(platform, ada.topic, "long", text="ü" * 50_000)
     assert len((await hers.hear())["payload"]["text"]) == 50_000
-    async with await psycopg.AsyncConnection.connect(platform.postgres_dsn, autocommit=True) as connection:
+    async with await psycopg.AsyncConnection.connect(platform.owner_dsn, autocommit=True) as connection:
         await connection.execute(
             "select realtime.send(jsonb_build_object('n', n), 'burst', %s) from generate_series(1, 500) as n",
             (ada.topic,),
@@ -198,9 +191,7 @@ async def test_a_long_message_and_a_burst_arrive_whole_and_in_order(platform: An
 
 
 @pytest.mark.parametrize("topic", ["other", "user:", "USER:", "user: ", "broken:not-a-uuid", "x" * 10_000])
-async def test_a_private_topic_without_a_policy_for_it_is_refused(
-    platform: Any, listen: Open, topic: str
-) -> None:
+async def test_a_private_topic_without_a_policy_for_it_is_refused(platform: Any, listen: Open, topic: str) -> None:
     ada = Person(platform)
     name = Person(platform).topic if topic == "other" else topic
     state, reason = await (await listen(name, ada.token())).state()
@@ -281,9 +272,7 @@ async def test_who_may_only_read_is_not_heard(platform: Any, listen: Open) -> No
     assert (await reader.hear())["event"] == "true"
 
 
-async def test_a_broadcast_reaches_the_others_and_its_sender_only_on_request(
-    platform: Any, listen: Open
-) -> None:
+async def test_a_broadcast_reaches_the_others_and_its_sender_only_on_request(platform: Any, listen: Open) -> None:
     name = f"room:{uuid.uuid4()}"
     one = await joined(listen(name, private=False))
     two = await joined(listen(name, private=False, itself=True))

@@ -36,14 +36,10 @@ async def test_values_of_every_kind_come_back_as_they_went_in(redis: Redis, key:
     assert await redis.zadd(f"{key}:z", {"one": 1, "half": 0.5}) == 2
     assert await redis.zrange(f"{key}:z", 0, -1, withscores=True) == [("half", 0.5), ("one", 1.0)]
     assert await redis.eval("return {ARGV[1], 7, {KEYS[1]}}", keys=[key], args=["x"]) == ["x", 7, [key]]
-    assert sorted(await redis.keys(f"{key}*")) == sorted(
-        [key, *(f"{key}:{s}" for s in ("ok", "n", "h", "z"))]
-    )
+    assert sorted(await redis.keys(f"{key}*")) == sorted([key, *(f"{key}:{s}" for s in ("ok", "n", "h", "z"))])
 
 
-async def test_a_pipeline_answers_each_command_also_when_one_fails(
-    redis: Redis, key: str, platform: Any
-) -> None:
+async def test_a_pipeline_answers_each_command_also_when_one_fails(redis: Redis, key: str, platform: Any) -> None:
     pipeline = redis.pipeline()
     pipeline.set(key, "a")
     pipeline.get(key)
@@ -51,9 +47,7 @@ async def test_a_pipeline_answers_each_command_also_when_one_fails(
     assert await pipeline.exec() == [True, "a", 1]
     headers = {"Authorization": f"Bearer {platform.upstash_token}"}
     async with httpx.AsyncClient(headers=headers) as http:
-        answer = await http.post(
-            f"{platform.upstash_url}/pipeline", json=[["INCR", key], ["GET", key], ["NOPE"]]
-        )
+        answer = await http.post(f"{platform.upstash_url}/pipeline", json=[["INCR", key], ["GET", key], ["NOPE"]])
     failed, plain, unknown = answer.json()
     assert failed["error"].startswith("ERR value is not an integer")
     assert plain == {"result": "a"}
@@ -80,9 +74,7 @@ async def test_an_error_of_redis_is_told_in_its_own_words(redis: Redis, key: str
 
 
 @pytest.mark.parametrize("command", ["SUBSCRIBE", "multi", "BLPOP", "CONFIG", "shutdown", "SELECT"])
-async def test_commands_that_would_hold_or_change_a_connection_are_refused(
-    redis: Redis, command: str
-) -> None:
+async def test_commands_that_would_hold_or_change_a_connection_are_refused(redis: Redis, command: str) -> None:
     with pytest.raises(UpstashError, match="not available"):
         await redis.execute([command, "1", "1"])
 

@@ -44,7 +44,7 @@ class Rehearsal:
         """Return when the server has noticed that a reader hung up; fails after 5 s."""
         async with asyncio.timeout(5):
             # The fact is another process's: there is no event of ours to await.
-            while not (await self.record(name))["scripts"][0]["abandoned"]:  # noqa: ASYNC110
+            while not (await self.record(name))["scripts"][0]["abandoned"]:
                 await asyncio.sleep(0.01)
 
 

@@ -21,9 +21,7 @@ from workers.model.failures import (
 from workers.model.openai_chunks import MAX_ANSWER_CHARACTERS, Chunk, OpenAnswer
 from workers.model.protocol import Answer, Finish, Message, Role, TextDelta, ToolSpec
 
-FILE_READ = ToolSpec(
-    "file_read", "Read a file.", {"type": "object", "properties": {"path": {"type": "string"}}}
-)
+FILE_READ = ToolSpec("file_read", "Read a file.", {"type": "object", "properties": {"path": {"type": "string"}}})
 KEY = "sk-canary-0123456789"
 
 

@@ -70,9 +70,7 @@ async def test_the_fourth_failure_is_the_last(rehearsal, retrying, pauses):
 
 
 async def test_the_wait_that_a_server_asks_for_is_kept(rehearsal, retrying, pauses):
-    user = await rehearsal.one_turn(
-        "asked-wait", 'say: "here", fail: {status: 429, retry_after: 7, times: 1}'
-    )
+    user = await rehearsal.one_turn("asked-wait", 'say: "here", fail: {status: 429, retry_after: 7, times: 1}')
     await items_of(retrying(), user)
     assert pauses == [7.5]
 

@@ -167,9 +167,7 @@ async def test_a_migration_that_cannot_be_applied_fails_and_says_why(
 
 
 @pytest.mark.usefixtures("one_run")
-async def test_the_clone_is_taken_while_others_work_and_leaves_nothing_behind(
-    database: Database, member: UUID
-) -> None:
+async def test_the_clone_is_taken_while_others_work_and_leaves_nothing_behind(database: Database, member: UUID) -> None:
     databases = "select array_agg(datname order by datname) from pg_database"
     before = await database.admin(databases)
     async with as_person(database.owner_dsn, member) as busy:
@@ -178,7 +176,9 @@ async def test_the_clone_is_taken_while_others_work_and_leaves_nothing_behind(
         await busy.rollback()
     assert await database.admin(databases) == before
     async with await AsyncConnection.connect(database.admin_dsn) as admin:
-        indexes = await admin.execute("select count(*) from pg_indexes where schemaname = 'public' and tablename = 'members'")
+        indexes = await admin.execute(
+            "select count(*) from pg_indexes where schemaname = 'public' and tablename = 'members'"
+        )
         assert await indexes.fetchone() == (1,), "the live database keeps its indexes"
 
 

@@ -142,8 +142,7 @@ HONEST = [
     "table orders",
     "values (1, 'a'), (2, 'b')",
     "select * from public.orders where id = $1 and status = $2 limit 20",
-    "with recent as (select * from orders where created_at > now() - interval "
-    "'7 days') select count(*) from recent",
+    "with recent as (select * from orders where created_at > now() - interval '7 days') select count(*) from recent",
     "with recursive tree as (select id, parent_id, 0 as depth from nodes where parent_id is null "
     "union all select n.id, n.parent_id, t.depth + 1 from nodes n join tree t on t.id = n.parent_id) "
     "search depth first by id set ord cycle id set looped using path select * from tree where depth < 20",
@@ -154,29 +153,24 @@ HONEST = [
     "select data ->> 'name', data #>> '{a,b}', data -> 'tags' ? 'x' from profiles where data @> '{\"a\": 1}'",
     "select count(*) filter (where status = 'open') as open, count(*) from orders",
     "select customer_id, array_agg(distinct status order by status) from orders group by customer_id",
-    "select date_trunc('week', created_at at time zone 'Europe/Berlin'), "
-    "count(*) from orders group by 1 order by 1",
+    "select date_trunc('week', created_at at time zone 'Europe/Berlin'), count(*) from orders group by 1 order by 1",
     "select percentile_cont(0.95) within group (order by latency_ms) from requests",
     "select coalesce(name, 'none'), nullif(a, 0), greatest(a, b), least(a, b) from t",
     "select case when total > 100 then 'big' when total is null then 'none' else 'small' end from orders",
-    "select * from users where email ilike '%@example.com' and name like 'A!_%' "
-    "escape '!' and x similar to 'a+'",
+    "select * from users where email ilike '%@example.com' and name like 'A!_%' escape '!' and x similar to 'a+'",
     r"select regexp_replace(phone, '\D', '', 'g'), phone ~* '^\+49' from users",
     "select region, product, sum(amount), grouping(region) from sales group by rollup (region, product)",
-    "select region from sales group by grouping sets ((region), cube (product, "
-    "year), ()) having sum(amount) > 5",
+    "select region from sales group by grouping sets ((region), cube (product, year), ()) having sum(amount) > 5",
     "select * from users u where exists (select 1 from orders o where o.user_id = u.id)",
     "select * from users where id = any($1::uuid[]) and created_at between $2 and $3::timestamptz",
     "select e.key, e.value from profiles p, jsonb_each(p.data) as e",
     "select item ->> 'sku' from orders, jsonb_array_elements(items) with ordinality as x(item, position)",
     "select x.a, x.b from jsonb_to_recordset('[]') as x(a int, b text)",
-    "select jt.sku from orders, json_table(items, '$[*]' columns (sku text path "
-    "'$.sku', n for ordinality)) jt",
+    "select jt.sku from orders, json_table(items, '$[*]' columns (sku text path '$.sku', n for ordinality)) jt",
     "select json_build_object('id', u.id, 'orders', json_agg(o)) from users u "
     "left join orders o using (user_id) "
     "group by u.id",
-    "select json_object('a': 1, 'b': null absent on null), json_value(d, '$.a' "
-    "returning int), d is json from t",
+    "select json_object('a': 1, 'b': null absent on null), json_value(d, '$.a' returning int), d is json from t",
     "select d.day, count(o.id) from generate_series(date_trunc('day', now()) - "
     "interval '30 days', now(), '1 day') "
     "as d(day) left join orders o on o.created_at::date = d.day group by d.day",
@@ -186,16 +180,13 @@ HONEST = [
     "select title, ts_rank(search, q) from docs, websearch_to_tsquery('english', $1) q where search @@ q",
     "select id from docs order by embedding <=> $1::extensions.vector limit 5",
     "select extract(epoch from now() - created_at), age(created_at), current_date, current_timestamp from t",
-    "select overlay('abc' placing 'x' from 2), position('a' in b), substring(a "
-    "from 2 for 3), trim(both from a) from t",
+    "select overlay('abc' placing 'x' from 2), position('a' in b), substring(a from 2 for 3), trim(both from a) from t",
     "(select 1 union select 2) intersect select 2 except select 3 order by 1 fetch first 3 rows with ties",
     "select distinct on (user_id) * from orders tablesample bernoulli (10) "
     "order by user_id, created_at desc nulls last",
     "select (jsonb_each(d)).key, arr[1], arr[1:2], row(a, b), array[1, 2], (select max(id) from t) from t",
-    "select lpad(id::text, 8, '0'), repeat('-', 20), format('%s of %-10s', a, "
-    "b), round(x, 2)::numeric(10, 2) from t",
-    'select a collate "C", b is not distinct from c, (a, b) < (1, 2), not d '
-    "is true from t order by a using <",
+    "select lpad(id::text, 8, '0'), repeat('-', 20), format('%s of %-10s', a, b), round(x, 2)::numeric(10, 2) from t",
+    'select a collate "C", b is not distinct from c, (a, b) < (1, 2), not d is true from t order by a using <',
     "/* report */ select 'a -- no comment; really' as text; -- done",
     "select " + " || ".join(["name"] * 40) + " from t",
     "select 1 from t where " + " or ".join(f"id = {n}" for n in range(400)),
@@ -240,9 +231,7 @@ def test_the_tables_read_are_listed_with_their_schema_and_without_ctes() -> None
 
 def test_a_recursive_cte_is_no_table_to_itself() -> None:
     assert check("with recursive r as (select 1 as n union select n + 1 from r) select * from r").tables == ()
-    assert check("with r as (select 1 as n union select n + 1 from r) select * from r").tables == (
-        (None, "r"),
-    )
+    assert check("with r as (select 1 as n union select n + 1 from r) select * from r").tables == ((None, "r"),)
 
 
 def test_what_runs_is_the_statement_without_outer_comments_and_semicolon() -> None:
@@ -254,15 +243,11 @@ def test_the_teams_own_function_runs_only_where_it_was_opted_in_and_by_its_full_
     assert check("select * from public.monthly_report($1) as m(total)", allowed_functions=opted).tables == ()
     assert "public.monthly_report" in refusal("select monthly_report(1)", allowed_functions=opted)
     assert "opted in" in refusal("select other.monthly_report(1)", allowed_functions=opted)
-    assert "m.secret" in refusal(
-        "select m.secret from public.monthly_report(1) as m(total)", allowed_functions=opted
-    )
+    assert "m.secret" in refusal("select m.secret from public.monthly_report(1) as m(total)", allowed_functions=opted)
 
 
 def test_a_builtin_cannot_be_opted_in_past_the_list() -> None:
-    assert "pg_sleep" in refusal(
-        "select pg_catalog.pg_sleep(1)", allowed_functions=frozenset({"pg_catalog.pg_sleep"})
-    )
+    assert "pg_sleep" in refusal("select pg_catalog.pg_sleep(1)", allowed_functions=frozenset({"pg_catalog.pg_sleep"}))
 
 
 def test_a_syntax_error_names_its_line() -> None:
