@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpx
 from rich.console import Console
 
 from infra.cli.live import Cut, FrameRecorder, LoggedEvent, PreviewFrame, RunFollower
@@ -93,6 +94,19 @@ class Demo:
             f"The connection was cut in mid-run and read on by seq: {second.report.events} events, "
             f"{second.report.gaps} lost, {second.report.duplicates} doubled ({second.live} came live)."
         )
+        await self._check_script()
+
+    async def _check_script(self) -> None:
+        """A script that is not used up, or that met what it did not expect, fails loudly."""
+        if self._facts.model != "rehearsal":
+            return
+        address = self._facts.rehearsal_url.removesuffix("/v1")
+        async with httpx.AsyncClient(trust_env=False) as client:
+            report = (await client.get(f"{address}/rehearsal/report")).raise_for_status().json()
+        if report["unused"] or report["unexpected"]:
+            raise CommandFailed(
+                f"the rehearsal left its script: {json.dumps([report['unused'], report['unexpected']])}"
+            )
 
     async def _join_projects(self, person: Person) -> list[int]:
         """Accept the sample's open invitations, as any signed-in person may."""
@@ -139,6 +153,8 @@ class Demo:
         else:
             await self._follow(follower, view, played, began, cut)
         await self._count(person, follower, played)
+        if played.report.status != "succeeded":
+            raise CommandFailed(f"run {played.report.id} {played.report.status}: see its last event above")
         return played
 
     async def _follow(self, follower: RunFollower, view: RunView, played: "_Played", began: float, cut: bool) -> None:

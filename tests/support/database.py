@@ -63,7 +63,10 @@ class Database:
     async def worker(self, verb: str, /, **arguments: Any) -> Any:
         """Call pam_worker.<verb> on the worker's login."""
         names = ", ".join(f"{name} => %({name})s" for name in arguments)
-        bound = {k: Jsonb(v) if isinstance(v, (dict, list)) else v for k, v in arguments.items()}
+        bound = {  # as WorkerGateway sends them: a tuple is an array
+            k: Jsonb(v) if isinstance(v, (dict, list)) else list(v) if isinstance(v, tuple) else v
+            for k, v in arguments.items()
+        }
         async with await psycopg.AsyncConnection.connect(self.worker_dsn, autocommit=True) as connection:
             row = await (await connection.execute(f"select pam_worker.{verb}({names})".encode(), bound)).fetchone()
         return row[0] if row else None
