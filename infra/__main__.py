@@ -16,7 +16,7 @@ from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "infra" / "lock"
-NEEDS_TEST = {"test", "check", "bench"}
+NEEDS_TEST = {"test", "check", "bench", "bundle"}
 
 
 def say(text: str) -> None:

@@ -29,8 +29,10 @@ class RunWorker(SimpleWorker):
 
 
 def main() -> int:
-    """Work until told to stop. Exit status 2 when a setting is missing, 1 when the database is away at the start."""
+    """Work until told to stop. Exit status 2 when a setting is missing or the database is away at the start."""
     telemetry.configure("worker", level=os.environ.get("PAM_LOG_LEVEL", "info"))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave_before_work)  # until RQ puts its own in place
     try:
         settings = WorkerSettings.read(os.environ)
         workshop = jobs.Workshop(settings=settings)
@@ -55,6 +57,11 @@ def main() -> int:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         workshop.close()
     return 0 if workshop.leaving.is_set() else 1
+
+
+def _leave_before_work(signum: int, frame: FrameType | None) -> None:
+    """Told to stop before the first job: there is nothing to give back."""
+    sys.exit(0)
 
 
 if __name__ == "__main__":

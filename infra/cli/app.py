@@ -225,6 +225,27 @@ def uninstall(
 
 
 @app.command()
+def bundle(
+    folder: Annotated[Path, typer.Option(help="Where the zips go; serverless.yml looks in build/lambda.")] = Path(
+        "build/lambda"
+    ),
+    as_json: Json = False,
+) -> None:
+    """Build the Lambda bundles that serverless.yml names: arm64, pinned, reproducible."""
+    from infra.deploy.bundle import BundleFailed, build
+
+    console = consoles(as_json)
+    try:
+        zips = build(folder, progress=lambda line: console.print(f"  {line}", style="dim"))
+    except BundleFailed as failure:
+        print(f"pam: the bundle was not built: {failure}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    for path in zips:
+        console.print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+    answer(as_json, {path.stem: {"path": str(path), "bytes": path.stat().st_size} for path in zips})
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Say what is missing here or in the hosted project, and how to mend it."""
     from infra.cli.doctor import run_doctor

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,7 +75,9 @@ def imports(path: Path) -> Iterator[str]:
         waiting += ast.iter_child_nodes(node)
 
 
-def build(folder: Path, *, python: Path | None = None) -> list[Path]:
+def build(
+    folder: Path, *, python: Path | None = None, progress: Callable[[str], None] = lambda line: None
+) -> list[Path]:
     """Build every bundle into the folder; answers the zips.
 
     With a Python 3.13 (given, or found by uv) the zips carry bytecode; without it Lambda imports three times
@@ -85,6 +87,7 @@ def build(folder: Path, *, python: Path | None = None) -> list[Path]:
     python = python or _python()
     zips = []
     for bundle in BUNDLES:
+        progress(f"Building {bundle.name}")
         with tempfile.TemporaryDirectory(prefix="pam-bundle-") as scratch:
             package = Path(scratch)
             _install(bundle.requirements, package)
@@ -155,17 +158,3 @@ def _zip(package: Path, target: Path) -> Path:
             entry.external_attr = 0o100644 << 16
             archive.writestr(entry, path.read_bytes(), compresslevel=9)
     return target
-
-
-def main() -> None:
-    """Build into the folder that is named, build/lambda if none is."""
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "build" / "lambda"
-    try:
-        for path in build(folder):
-            print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
-    except BundleFailed as failure:
-        raise SystemExit(f"the bundle was not built: {failure}") from None
-
-
-if __name__ == "__main__":
-    main()

@@ -79,7 +79,7 @@ declare
 begin
   select * into head from pam_private.run_heads h where h.run_id = pulse_run.run_id;
   select * into run from pam.runs r where r.id = pulse_run.run_id;
-  if head.fence is distinct from pulse_run.fence or run.status <> 'running' then
+  if head.fence is null or head.fence is distinct from pulse_run.fence or run.status <> 'running' then
     raise exception 'fence % of run % is old: another worker holds it, drop the run', pulse_run.fence, pulse_run.run_id using errcode = 'PM002';
   end if;
   if head.lease_until < clock_timestamp() + make_interval(secs => lease_seconds * 0.67) then

@@ -1,6 +1,7 @@
 """Models that err, lie, fall silent or break off: every run still ends, once, with its reason, and its log is valid."""
 
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -102,11 +103,13 @@ async def test_text_that_looks_like_an_escape_is_written_as_it_is(house: House, 
 
 async def test_a_tool_that_the_card_does_not_grant_is_no_tool(house: House) -> None:
     reader = await house.engineer(tools=["file_read"], conduct_tools=[])
+    calls = "{file_write: {path: a, content: b}}, {ask_person: {question: Shall I}}"
+    told = "\"no tool 'file_write' here\", \"no tool 'ask_person' here\", file_read"
     _, seen = await house.play(
         reader,
         turns(
-            "{expect: {role: user, tools: [file_read]}, call: [{file_write: {path: a, content: b}}, {ask_person: {question: Shall I}}]}",
-            "{expect: {role: tool, contains: [\"no tool 'file_write' here\", \"no tool 'ask_person' here\", file_read]}, say: Not mine.}",
+            "{expect: {role: user, tools: [file_read]}, call: [" + calls + "]}",
+            "{expect: {role: tool, contains: [" + told + "]}, say: Not mine.}",
         ),
     )
     assert seen.outcomes() == ["refused", "refused"]
@@ -288,5 +291,5 @@ async def test_reads_go_side_by_side_and_effects_in_their_order(house: House, ad
     )
     reads, effects = calls[:2], calls[1:]
     assert max(c["started_at"] for c in reads) < min(c["ended_at"] for c in reads), "the two reads overlap"
-    for earlier, later in zip(effects, effects[1:], strict=False):
+    for earlier, later in pairwise(effects):
         assert earlier["ended_at"] <= later["started_at"]

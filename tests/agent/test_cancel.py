@@ -18,12 +18,13 @@ when: NAME
 turns:
   - {expect: {role: user}, say: "I think and think", hang_seconds: 60}
 """
-SLOW_SQL = """
+SERIES = "generate_series(1, 10000)"
+SLOW_SQL = f"""
 name: NAME
 when: NAME
 turns:
-  - expect: {role: user}
-    call: [{database_query: {sql: "select count(*) from generate_series(1, 10000) a, generate_series(1, 10000) b, generate_series(1, 100) c"}}]
+  - expect: {{role: user}}
+    call: [{{database_query: {{sql: "select count(*) from {SERIES} a, {SERIES} b, {SERIES} c"}}}}]
 """
 QUICK = """
 name: NAME

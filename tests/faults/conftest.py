@@ -94,7 +94,7 @@ class Lab:
 
     async def _waiting(self) -> list[dict[str, Any]]:
         return await self.house.admin(
-            "select pid from pg_stat_activity where wait_event_type = 'Lock' and wait_event = 'advisory' and backend_type = 'client backend'"
+            "select pid from pg_stat_activity where wait_event_type = 'Lock' and wait_event = 'advisory'"
         )
 
     async def kill_at_the_barrier(self, run_id: str) -> WorkerProcess:

@@ -57,9 +57,11 @@ select 'I4 a call is answered under no older claim than the one that asked', c.r
 union all
 select 'I6 a run''s totals are the sum of its steps', r.id
   from runs r
- where (r.steps, r.input_tokens, r.output_tokens, r.cost_usd) is distinct from (
-   select count(*)::int, coalesce(sum(s.input_tokens), 0)::bigint, coalesce(sum(s.output_tokens), 0)::bigint, coalesce(sum(s.cost_usd), 0)
-     from pam.steps s where s.org_id = r.org_id and s.run_id = r.id)
+  cross join lateral (
+    select count(*) as steps, coalesce(sum(s.input_tokens), 0) as input_tokens, coalesce(sum(s.output_tokens), 0) as output_tokens,
+           coalesce(sum(s.cost_usd), 0) as cost_usd
+      from pam.steps s where s.org_id = r.org_id and s.run_id = r.id) sums
+ where r.steps <> sums.steps or r.input_tokens <> sums.input_tokens or r.output_tokens <> sums.output_tokens or r.cost_usd <> sums.cost_usd
 union all
 select 'I6 a run stays below its money limit', r.id from runs r where r.cost_usd > r.max_cost_usd
 union all

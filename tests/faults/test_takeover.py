@@ -133,7 +133,7 @@ async def test_a_frozen_worker_finds_its_fence_old_and_writes_nothing(lab: Lab) 
     before = await lab.house.events(run_id)
     assert run["steps"] == 1
     frozen.resume()
-    await frozen.logs("fence_lost")
+    await frozen.logs("run lost", "fence_lost")
     assert await lab.house.events(run_id) == before
     assert frozen.is_alive, "losing a run is no reason to die"
 
@@ -196,11 +196,8 @@ async def test_a_run_started_while_redis_is_away_is_swept_up_when_it_is_back(lab
     async with lab.without_redis():
         run_id, _ = await lab.start(ANSWERS)
         async with asyncio.timeout(20):
-            while not (answers := await lab.house.admin(
-                "select status_code from net._http_response where created > now() - interval '20 s' and status_code >= 500"
-            )):  # fmt: skip
+            while not await lab.house.admin("select from net._http_response where status_code = 503"):
                 await asyncio.sleep(0.05)
-        assert {row["status_code"] for row in answers} == {503}
     await lab.staff()
     await lab.age(run_id)
     run = await lab.ended(run_id)

@@ -60,10 +60,10 @@ class WorkerProcess:
         """Wait until it takes work."""
         await self.logs("worker ready")
 
-    async def logs(self, words: str) -> None:
-        """Wait until its log says this."""
+    async def logs(self, *words: str) -> None:
+        """Wait until its log says one of these."""
         async with asyncio.timeout(20):
-            while words not in self.log:
+            while not any(word in self.log for word in words):
                 assert self.is_alive, self.log
                 await asyncio.sleep(0.02)
 

@@ -1,0 +1,61 @@
+"""Figures of the database: what row-level security costs a list at 100,000 rows."""
+
+import json
+import time
+from uuid import UUID
+
+import psycopg
+
+from infra.bench.measure import Row, Timed, compared
+from infra.local.facts import StackFacts
+
+ROWS, ORGANIZATIONS, LOOKS = 100_000, 200, 20
+_FILL = """
+set session_replication_role = replica;
+insert into pam.runs (org_id, thread_id, agent_id, agent_version, user_id, status, max_steps, max_tokens, max_cost_usd,
+                      deadline_at, request_sha256, created_at, ended_at)
+select case when n % 2 = 0 then %(org)s::uuid else md5((n %% %(organizations)s)::text)::uuid end, gen_random_uuid(),
+       gen_random_uuid(), 1, gen_random_uuid(), 'succeeded', 30, 1000, 1, now(), '', now() - n * interval '1 second', now()
+  from generate_series(1, %(rows)s) n;
+set session_replication_role = origin;
+analyze pam.runs;
+"""
+_LIST = "select id, status, created_at from pam.runs where org_id = %s order by created_at desc, id desc limit 20"
+
+
+async def fill(facts: StackFacts, org_id: str) -> None:
+    """A hundred thousand ended runs, half of them the organisation's."""
+    text = _FILL.replace("n % 2", "n %% 2").replace("%%", "%")
+    for name, value in (("org", f"'{UUID(org_id)}'"), ("organizations", str(ORGANIZATIONS)), ("rows", str(ROWS))):
+        text = text.replace(f"%({name})s", value)
+    async with await psycopg.AsyncConnection.connect(facts.admin_dsn, autocommit=True) as connection:
+        await connection.execute(text.encode())
+
+
+def _list(dsn: str, org_id: str, before: tuple[str, ...]) -> Timed:
+    async def once() -> float:
+        async with await psycopg.AsyncConnection.connect(dsn) as connection:
+            for statement in before:
+                await connection.execute(statement.encode())
+            began = time.perf_counter()
+            for _ in range(LOOKS):
+                found = await (await connection.execute(_LIST, [org_id])).fetchall()
+            taken = (time.perf_counter() - began) / LOOKS
+            if len(found) != 20:
+                raise RuntimeError(f"the list has {len(found)} rows, not 20")
+            return taken
+
+    return once
+
+
+async def list_runs(facts: StackFacts, org_id: str, user_id: str) -> Row:
+    """The newest 20 runs as PostgREST asks for a person, against the same without row-level security."""
+    await fill(facts, org_id)
+    claims = json.dumps({"sub": user_id, "role": "authenticated"})
+    as_person = (f"select set_config('request.jwt.claims', '{claims}', true)", "set local role authenticated")
+    return await compared(
+        f"list of 20 runs under RLS, {ROWS:,} rows",
+        _list(facts.owner_dsn, org_id, as_person),
+        "the same without RLS",
+        _list(facts.admin_dsn, org_id, ()),
+    )
