@@ -104,7 +104,10 @@ async def _check_platform(connection: psycopg.AsyncConnection) -> None:
     """PAM stands on Auth and Realtime: say so before half of it is installed."""
     async with connection.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(
-            "select to_regprocedure('auth.uid()') is not null, to_regclass('realtime.messages') is not null,"
+            "select exists (select from pg_catalog.pg_proc"
+            " where pronamespace::regnamespace::text = 'auth' and proname = 'uid'),"
+            " exists (select from pg_catalog.pg_class"
+            " where relnamespace::regnamespace::text = 'realtime' and relname = 'messages'),"
             " (select rolcreaterole or rolsuper from pg_catalog.pg_roles where rolname = current_user)"
         )
         row = await cursor.fetchone()
@@ -199,7 +202,8 @@ async def uninstall(dsn: str) -> list[str]:
             )
             if await _has_cli_history(connection):
                 await connection.execute(
-                    "delete from supabase_migrations.schema_migrations where version = any(%s) and name like 'pam\\_%%'",
+                    "delete from supabase_migrations.schema_migrations"
+                    " where version = any(%s) and name like 'pam\\_%%'",
                     [[migration.version for migration in read_migrations()]],
                 )
         for role in (*LOGINS, "pam_agent"):

@@ -93,6 +93,8 @@ class Workshop:
                     log.info("run swept up", run_id=str(due.run_id), turn=due.turn)
             except PamError as error:
                 log.warning("sweep missed", reason=str(error))
+            except Exception as error:  # a sweeper that dies silently strands everybody's runs
+                log.error("sweep broke", error=type(error).__name__)
             await asyncio.sleep(self._settings.sweep_seconds)
 
     async def _close(self) -> None:

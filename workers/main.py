@@ -7,6 +7,8 @@ from types import FrameType
 
 import structlog
 from rq import Queue, SimpleWorker
+from rq.executions import Execution
+from rq.job import Job
 
 from workers import jobs
 from workers.agent.shutdown import LeavingFlag
@@ -21,6 +23,14 @@ class RunWorker(SimpleWorker):
     """RQ's worker without a fork: connections stay open, a kill takes everything, a signal lets the step finish."""
 
     leaving = LeavingFlag()
+
+    def perform_job(self, job: Job, queue: Queue, execution: Execution) -> bool:
+        """Run the one job there is; whoever can write to Redis names no other function here."""
+        if job.func_name != runqueue.JOB:
+            log.error("foreign job dropped", job_id=job.id)
+            job.delete()
+            return False
+        return super().perform_job(job, queue, execution)
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """SIGTERM or SIGINT: finish the step, give the run back, leave."""

@@ -2,6 +2,7 @@
 
 import json
 import time
+from typing import LiteralString
 from uuid import UUID
 
 import psycopg
@@ -10,26 +11,26 @@ from infra.bench.measure import Row, Timed, compared
 from infra.local.facts import StackFacts
 
 ROWS, ORGANIZATIONS, LOOKS = 100_000, 200, 20
-_FILL = """
-set session_replication_role = replica;
+_FILL: LiteralString = """
 insert into pam.runs (org_id, thread_id, agent_id, agent_version, user_id, status, max_steps, max_tokens, max_cost_usd,
                       deadline_at, request_sha256, created_at, ended_at)
-select case when n % 2 = 0 then %(org)s::uuid else md5((n %% %(organizations)s)::text)::uuid end, gen_random_uuid(),
-       gen_random_uuid(), 1, gen_random_uuid(), 'succeeded', 30, 1000, 1, now(), '', now() - n * interval '1 second', now()
-  from generate_series(1, %(rows)s) n;
-set session_replication_role = origin;
-analyze pam.runs;
+select case when n %% 2 = 0 then %(org)s else md5((n %% %(organizations)s)::text)::uuid end, gen_random_uuid(),
+       gen_random_uuid(), 1, gen_random_uuid(), 'succeeded', 30, 1000, 1, now(), '',
+       now() - n * interval '1 second', now()
+  from generate_series(1, %(rows)s) n
 """
-_LIST = "select id, status, created_at from pam.runs where org_id = %s order by created_at desc, id desc limit 20"
+_LIST: LiteralString = (
+    "select id, status, created_at from pam.runs where org_id = %s order by created_at desc, id desc limit 20"
+)
 
 
 async def fill(facts: StackFacts, org_id: str) -> None:
     """A hundred thousand ended runs, half of them the organisation's."""
-    text = _FILL.replace("n % 2", "n %% 2").replace("%%", "%")
-    for name, value in (("org", f"'{UUID(org_id)}'"), ("organizations", str(ORGANIZATIONS)), ("rows", str(ROWS))):
-        text = text.replace(f"%({name})s", value)
+    values = {"org": UUID(org_id), "organizations": ORGANIZATIONS, "rows": ROWS}
     async with await psycopg.AsyncConnection.connect(facts.admin_dsn, autocommit=True) as connection:
-        await connection.execute(text.encode())
+        await connection.execute("set session_replication_role = replica")  # the threads and agents are left out
+        await connection.execute(_FILL, values)
+        await connection.execute("analyze pam.runs")
 
 
 def _list(dsn: str, org_id: str, before: tuple[str, ...]) -> Timed:

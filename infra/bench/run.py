@@ -36,7 +36,7 @@ ON_A_STACK: dict[str, Callable[[Bench], Awaitable[Row]]] = {
 
 
 async def run_bench(env: dict[str, str], *, console: Console, only: str | None) -> dict[str, Any]:
-    """Measure the rows whose name contains `only` (all without); {"rows": […], "seconds"}. The model is the rehearsal."""
+    """Measure the rows whose name contains `only` (all without): {"rows": […], "seconds"}. A script plays the model."""
     began = time.monotonic()
     word = (only or "").casefold()
     alone = {name: measure for name, measure in ALONE.items() if word in name.casefold()}
@@ -55,10 +55,10 @@ async def run_bench(env: dict[str, str], *, console: Console, only: str | None) 
         folder = Path(tempfile.mkdtemp(prefix="pam-bench-"))
         folder.chmod(0o755)
         try:
-            async with running_stack(StackOptions(state=folder / "stack", home=home(), model=None)) as facts:
-                async with Bench.open(facts) as bench:
-                    for on_stack in on_a_stack.values():
-                        took(await on_stack(bench))
+            options = StackOptions(state=folder / "stack", home=home(), model=None)
+            async with running_stack(options) as facts, Bench.open(facts) as bench:
+                for on_stack in on_a_stack.values():
+                    took(await on_stack(bench))
         except StackFailed as error:
             raise CommandFailed(str(error)) from error
         finally:

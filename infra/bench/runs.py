@@ -31,20 +31,9 @@ turns:
   - {expect: {role: user}, say: "I look.", call: [{file_list: {}}], seconds_per_word: 0}
   - {expect: {role: tool}, say: "That is all.", seconds_per_word: 0}
 """
-_STEPS = (
-    """
-name: bench-steps
-when: bench-steps
-turns:
-"""
-    + STEPS
-    * """\
-  - {say: "I look.", call: [{file_list: {}}], seconds_per_word: 0}
-"""
-    + """\
-  - {expect: {role: tool}, say: "That is all.", seconds_per_word: 0}
-"""
-)
+_LOOK = '  - {expect: {role: %s}, say: "I look.", call: [{file_list: {}}], seconds_per_word: 0}\n'
+_END = '  - {expect: {role: tool}, say: "That is all.", seconds_per_word: 0}\n'
+_STEPS = "name: bench-steps\nwhen: bench-steps\nturns:\n" + _LOOK % "user" + (STEPS - 1) * (_LOOK % "tool") + _END
 _LISTED = {
     "type": "function",
     "function": {"name": "file_list", "description": "List files.", "parameters": {"type": "object"}},
@@ -71,7 +60,7 @@ class Bench:
         await person.call("import_agent", org_id=org_id, name="bench", definition=definition, source="# bench")
         async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
             for text in (_TALK, _ONE_TOOL, _STEPS):
-                name = text.split()[1]
+                name = text.split()[1]  # name: …
                 url = f"{facts.rehearsal_url.removesuffix('/v1')}/rehearsal/scripts/{name}"
                 (await http.put(url, content=text.encode())).raise_for_status()
             yield cls(facts, person, org_id, http)

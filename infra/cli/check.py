@@ -38,8 +38,8 @@ def checks() -> tuple[Check, ...]:
     python, deno, configuration = sys.executable, str(deno_program()), str(LITE / "deno.json")
     written = tuple(str(path) for path in (LITE / "launch.ts", *sorted((ROOT / "tests").rglob("*.ts"))))
     return (
-        Check("format", ((python, "-m", "ruff", "format", "--check", "."),)),
-        Check("lint", ((python, "-m", "ruff", "check", "."),)),
+        Check("format", ((python, "-m", "ruff", "format", "--check", "--output-format", "concise", "."),)),
+        Check("lint", ((python, "-m", "ruff", "check", "--output-format", "concise", "."),)),
         Check("types", ((python, "-m", "mypy"),)),
         Check(
             "TypeScript",

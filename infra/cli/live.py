@@ -120,13 +120,13 @@ class RunFollower:
                 if not await self._join():
                     async for event in self._catch_up():
                         yield event
-                        if event.payload["type"] in TERMINAL and not await self._goes_on():
+                        if await self._is_over(event):
                             return
                     await asyncio.sleep(0.5)
                     continue
                 async for item in self._listen():
                     yield item
-                    if isinstance(item, LoggedEvent) and item.payload["type"] in TERMINAL and not await self._goes_on():
+                    if isinstance(item, LoggedEvent) and await self._is_over(item):
                         return
         finally:
             await self._leave()
@@ -140,12 +140,16 @@ class RunFollower:
         if connection is not None:
             connection.transport.abort()
 
-    async def _goes_on(self) -> bool:
-        """Whether the run was answered and works on behind its interrupt."""
+    async def _is_over(self, event: LoggedEvent) -> bool:
+        """Whether nothing follows this event: the end of the run, or a question that still waits for its answer."""
+        if event.payload["type"] not in TERMINAL:
+            return False
+        if (event.payload.get("outcome") or {}).get("type") != "interrupt":
+            return True
         rows: Any = (
             await self._client.schema("pam").from_("runs").select("status").eq("id", self.run_id).execute()
         ).data
-        return bool(rows) and rows[0]["status"] in ("queued", "running")
+        return not rows or rows[0]["status"] == "interrupted"
 
     async def _join(self) -> bool:
         """Connect and join the run's private topic as the person; False when that does not work now."""

@@ -68,7 +68,12 @@ alter default privileges for role postgres in schema public
 alter default privileges for role postgres in schema public
   grant all on functions to anon, authenticated, service_role;
 
-create extension if not exists vector with schema extensions;
+do $$
+begin
+  if exists (select from pg_available_extensions where name = 'vector') then  -- PostgreSQL 17 of the tests has none
+    create extension if not exists vector with schema extensions;
+  end if;
+end $$;
 create extension if not exists pg_trgm with schema extensions;
 create extension if not exists pg_stat_statements with schema extensions;
 

@@ -9,8 +9,12 @@ from psycopg import sql
 from infra.mutations.mutation import Mutation, SqlChange
 
 POLICIES = ("tests/database/test_catalogue.py", "tests/database/test_policies.py")
-VERBS = ("tests/database/test_verbs.py",)
-BOUND = ("tests/database/test_bound_sql.py",)
+UNIQUE = ("tests/database/test_doors.py", "tests/database/test_files.py", "tests/database/test_verbs.py")
+TRIGGERS = (
+    "tests/database/test_organizations.py",
+    "tests/database/test_verbs.py",
+    "tests/database/test_doorbell.py",
+)
 
 _POLICIES: LiteralString = """
   select schemaname, tablename, policyname from pg_catalog.pg_policies
@@ -108,8 +112,7 @@ def _revoked(functions: list[dict[str, Any]], tables: list[dict[str, Any]]) -> I
     for row in functions:
         function, role = str(row["signature"]), str(row["role"])
         change = SqlChange(f"revoke execute on function {function} from {role}")
-        tests = BOUND if role in ("pam_agent", "pam_agent_sql") else (*POLICIES, *VERBS)
-        yield Mutation(f"revoked from {role}: {function}", change, tests)
+        yield Mutation(f"revoked from {role}: {function}", change, POLICIES)
     for row in tables:
         table, role = str(row["tablename"]), str(row["role"])
         yield Mutation(
@@ -123,10 +126,10 @@ def _triggers(rows: list[dict[str, Any]]) -> Iterator[Mutation]:
     for row in rows:
         trigger, table = str(row["triggername"]), str(row["tablename"])
         change = _said(f"drop trigger {{trigger}} on {table}", trigger=trigger)
-        yield Mutation(f"trigger dropped: {table}, {trigger}", change, (*POLICIES, *VERBS))
+        yield Mutation(f"trigger dropped: {table}, {trigger}", change, TRIGGERS)
 
 
 def _unique(rows: list[dict[str, Any]]) -> Iterator[Mutation]:
     for row in rows:
         index = str(row["indexname"])
-        yield Mutation(f"unique index dropped: {index}", SqlChange(f"drop index {index}"), VERBS)
+        yield Mutation(f"unique index dropped: {index}", SqlChange(f"drop index {index}"), UNIQUE)

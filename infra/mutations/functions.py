@@ -1,6 +1,7 @@
 """Mutations of SQL functions: a membership, fence, turn, lease or drift check taken out of one function's text."""
 
-from infra.mutations.catalogue import BOUND, POLICIES, VERBS
+from dataclasses import dataclass
+
 from infra.mutations.mutation import Mutation, without
 
 _NEVER = "if false then"
@@ -9,7 +10,12 @@ _ASKER = "if coalesce(pam_private.role_in(run.org_id, run.user_id), 'viewer') < 
 
 # function, what is taken away, its text, what takes its place
 _RPCS = (
-    ("set_member", "membership", _STRANGER, _NEVER),
+    (
+        "set_member",
+        "membership under the lock",
+        f"set_member.user_id);\n  {_STRANGER}",
+        f"set_member.user_id);\n  {_NEVER}",
+    ),
     ("set_member", "role", "mine < 'admin' or ", ""),
     ("set_member", "no role above one's own", "set_member.role > mine or ", ""),
     ("set_member", "no member above oneself", " or coalesce(theirs, 'viewer') > mine", ""),
@@ -19,7 +25,12 @@ _RPCS = (
         "if theirs = 'owner' and set_member.role < 'owner' and not exists",
         "if false and not exists",
     ),
-    ("remove_member", "membership", _STRANGER, _NEVER),
+    (
+        "remove_member",
+        "membership under the lock",
+        f"remove_member.user_id);\n  {_STRANGER}",
+        f"remove_member.user_id);\n  {_NEVER}",
+    ),
     ("remove_member", "role", "(mine < 'admin' or theirs > mine)", "(theirs > mine)"),
     ("remove_member", "no member above oneself", "(mine < 'admin' or theirs > mine)", "(mine < 'admin')"),
     ("remove_member", "last owner", "if theirs = 'owner' and not exists", "if false and not exists"),
@@ -47,7 +58,7 @@ _RPCS = (
     ("write_file", "role", "if mine < 'developer' then", _NEVER),
 )
 _PRIVATE = (
-    ("hold", "fence", "if current_fence is distinct from hold.fence then", _NEVER),
+    ("hold", "fence", "if current_fence is null or current_fence is distinct from hold.fence then", _NEVER),
     ("hold", "status", "if run.status <> 'running' then", _NEVER),
     (
         "hold",
@@ -61,7 +72,7 @@ _PRIVATE = (
     ("my_org_ids", "role", " and m.role >= lowest", ""),
     ("role_in", "person", " and m.user_id = person", ""),
     ("write_file", "path", "if fault is not null then", _NEVER),
-    ("write_file", "version", "if coalesce(file.version, 0) <> expected_version then", _NEVER),
+    ("write_file", "version", "if coalesce(file.version, 0) is distinct from expected_version then", _NEVER),
     ("write_file", "once a call", "if call is not null then", _NEVER),
     ("write_file", "size", "if octet_length(content) > 1048576 then", _NEVER),
     ("end_run", "fence rises", "set fence = h.fence + 1, lease_until = null", "set lease_until = null"),
@@ -80,8 +91,6 @@ _WORKER = (
         "head.fence is distinct from pulse_run.fence or run.status <> 'running'",
         "run.status <> 'running'",
     ),
-    ("pulse_run", "cancel", "run.cancel_requested_at is not null", "false"),
-    ("pulse_run", "deadline", "run.deadline_at <= clock_timestamp()", "false"),
     ("pulse_run", "asker", "coalesce(pam_private.role_in(run.org_id, run.user_id), 'viewer') < 'developer'", "false"),
     ("preview_message", "fence", " and h.fence = preview_message.fence", ""),
     ("preview_message", "allowance", " or m.sent < 50", " or true"),
@@ -104,17 +113,11 @@ _WORKER = (
     ("finish_run", "fence rises", "lease_until = null, fence = h.fence + 1", "lease_until = null"),
     ("interrupt_run", "fence rises", "set fence = h.fence + 1, lease_until = null", "set lease_until = null"),
     ("release_run", "fence rises", "lease_until = null, fence = h.fence + 1", "lease_until = null"),
-    ("list_files", "organisation", "where f.org_id = run.org_id", ""),
-    ("search_files", "organisation", "f.org_id = run.org_id and ", ""),
-    ("read_file", "organisation", "f.org_id = run.org_id and ", ""),
     ("find_write", "organisation", "v.org_id = run.org_id and ", ""),
-    ("sweep_runs", "lease", "coalesce(h.lease_until, '-infinity') < clock_timestamp()", "true"),
     ("sweep_runs", "fence rises", "set fence = h.fence + 1, lease_until = null", "set lease_until = null"),
     ("sweep_runs", "cancelled", "if run.cancel_requested_at is not null then", _NEVER),
     ("sweep_runs", "deadline", "elsif run.deadline_at < clock_timestamp() then", "elsif false then"),
-    ("sweep_runs", "unanswered", "r.interrupted_at < clock_timestamp() - interval '7 days'", "true"),
     ("sweep_runs", "one at a time", "if not pg_try_advisory_xact_lock(hashtextextended('pam sweep', 0)) then", _NEVER),
-    ("sweep_runs", "rung lately", "h.rung_at < clock_timestamp() - interval '10 s'", "true"),
 )
 _AGENT_SQL = (
     ("pam_private.bind", "fence", " and h.fence = bind.fence", ""),
@@ -141,15 +144,70 @@ _AGENT_SQL = (
     ),
 )
 
-MUTATIONS = (
-    *(Mutation(f"rpc {name}: {what}", without(f"pam.{name}", old, new), VERBS) for name, what, old, new in _RPCS),
+_ORGANIZATIONS, _DOORS = "tests/database/test_organizations.py", "tests/database/test_doors.py"
+_FILES, _VERBS, _DOORBELL = (f"tests/database/test_{name}.py" for name in ("files", "verbs", "doorbell"))
+_POLICIES, _BOUND, _OPEN = (f"tests/database/test_{name}.py" for name in ("policies", "bound_sql", "open_tables"))
+_TESTS = {
+    "pam.set_member": (_ORGANIZATIONS,),
+    "pam.remove_member": (_ORGANIZATIONS,),
+    "pam.import_agent": (_ORGANIZATIONS,),
+    "pam.write_file": (_FILES,),
+    "pam.open_to_agent": (_OPEN,),
+    "pam_private.is_open": (_OPEN,),
+    "pam": (_DOORS,),
+    "pam_private.may_watch": (_POLICIES,),
+    "pam_private.my_org_ids": (_POLICIES,),
+    "pam_private.role_in": (_ORGANIZATIONS, _DOORS),
+    "pam_private.write_file": (_FILES, _VERBS),
+    "pam_private.hold": (_VERBS,),
+    "pam_private.end_run": (_DOORS, _VERBS),
+    "pam_private": (_BOUND,),
+    "pam_worker.preview_message": (_DOORBELL, _VERBS),
+    "pam_worker": (_VERBS,),
+}
+
+_SWEEP = "pam_worker.sweep_runs"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A text of a SQL function that a mutation replaces. function: schema.name."""
+
+    title: str
+    function: str
+    what: str
+    old: str
+    new: str
+    times: int = 1
+
+    def mutation(self) -> Mutation:
+        """The record that is run."""
+        tests = _TESTS.get(self.function) or _TESTS[self.function.partition(".")[0]]
+        name = f"{self.title} {self.function}: {self.what}"
+        return Mutation(name, without(self.function, self.old, self.new, times=self.times), tests)
+
+
+TARGETS = (
+    *(Target("rpc", f"pam.{name}", what, old, new) for name, what, old, new in _RPCS),
+    *(Target("helper", f"pam_private.{name}", what, old, new) for name, what, old, new in _PRIVATE),
+    *(Target("verb", f"pam_worker.{name}", what, old, new) for name, what, old, new in _WORKER),
+    *(Target("bound SQL", name, what, old, new) for name, what, old, new in _AGENT_SQL),
+    # Asked before the lock and again under it: both must go for a stranger, or a live run, to slip through.
     *(
-        Mutation(f"helper {name}: {what}", without(f"pam_private.{name}", old, new), (*VERBS, *POLICIES))
-        for name, what, old, new in _PRIVATE
+        Target("rpc", f"pam.{name}", "membership", _STRANGER, _NEVER, times=2)
+        for name in ("set_member", "remove_member")
     ),
-    *(
-        Mutation(f"verb {name}: {what}", without(f"pam_worker.{name}", old, new), VERBS)
-        for name, what, old, new in _WORKER
+    Target(
+        "verb",
+        _SWEEP,
+        "lease",
+        "lease_until, '-infinity') < clock_timestamp()",
+        "lease_until, 'infinity') > '-infinity'",
+        times=2,
     ),
-    *(Mutation(f"bound SQL {name}: {what}", without(name, old, new), BOUND) for name, what, old, new in _AGENT_SQL),
+    Target(
+        "verb", _SWEEP, "rung lately", "rung_at < clock_timestamp() - interval '10 s'", "rung_at is not null", times=2
+    ),
+    Target("verb", _SWEEP, "unanswered", "r.interrupted_at < clock_timestamp() - interval '7 days'", "true", times=2),
 )
+MUTATIONS = tuple(target.mutation() for target in TARGETS)

@@ -41,8 +41,8 @@ class Mutation:
     tests: tuple[str, ...]
 
 
-def without(function: str, old: str, new: str) -> SqlChange:
-    """A SQL function with a text of it, which stands there exactly once, replaced. function: schema.name."""
+def without(function: str, old: str, new: str, *, times: int = 1) -> SqlChange:
+    """A SQL function with a text of it, which stands there so many times, replaced. function: schema.name."""
     schema, _, name = function.partition(".")
     return SqlChange(f"""
 do $mutation$
@@ -53,8 +53,8 @@ declare
 begin
   if cardinality(found) <> 1 then raise exception '{function} is there % times, not once', cardinality(found); end if;
   told := pg_catalog.pg_get_functiondef(found[1]);
-  if (length(told) - length(replace(told, $old${old}$old$, ''))) / length($old${old}$old$) <> 1 then
-    raise exception '{function} does not hold this exactly once: %', $old${old}$old$;
+  if (length(told) - length(replace(told, $old${old}$old$, ''))) / length($old${old}$old$) <> {times} then
+    raise exception '{function} does not hold this {times} times: %', $old${old}$old$;
   end if;
   execute replace(told, $old${old}$old$, $new${new}$new$);
 end $mutation$""")  # noqa: S608 - texts of this package

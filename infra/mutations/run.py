@@ -14,6 +14,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import psycopg
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from rich.console import Console
 from rich.markup import escape
@@ -30,7 +31,8 @@ from infra.mutations.mutation import Edit, Mutation, SqlChange, TargetVanished
 
 AT_ONCE = 2
 PATIENCE_SECONDS = 180
-BASE = "pam_mutation_base"
+BASE = "pam_mutation"
+BARE, SAMPLE, CHECK = f"{BASE}_bare", f"{BASE}_sample", f"{BASE}_check"
 FAST = (("fsync", "off"), ("synchronous_commit", "off"), ("full_page_writes", "off"))
 
 
@@ -58,21 +60,25 @@ class Laboratory:
     def __init__(self, *, facts: StackFacts, folder: Path) -> None:
         self._facts = facts
         self._folder = folder
-        self._cloning = asyncio.Lock()
+        self._checking = asyncio.Lock()
         self._count = 0
         self._complaints: dict[tuple[bool, tuple[str, ...]], asyncio.Future[str | None]] = {}
 
     async def prepare(self) -> None:
-        """The database that mutations in SQL start from: the platform, PAM and the sample."""
-        await self._server(f"create database {BASE} template template0")
+        """The databases that mutations in SQL start from: the platform and PAM, and the same with the sample."""
+        await self._server(f"create database {BARE} template template0")
         auth_schema = await Lite(home=home()).auth_schema()
         platform, after = ((HERE / name).read_text() for name in ("platform.sql", "platform_after_auth.sql"))
-        async with await psycopg.AsyncConnection.connect(self.dsn(BASE), autocommit=True) as connection:
+        async with await psycopg.AsyncConnection.connect(self.dsn(BARE), autocommit=True) as connection:
             for text in (platform, auth_schema, after):
                 await connection.execute(text.encode())
-        owner = self.dsn(BASE, as_owner=True)
-        await installation.install(owner)
-        async with await psycopg.AsyncConnection.connect(owner, autocommit=True) as connection:
+        await installation.install(self.dsn(BARE, as_owner=True))
+        for name in (CHECK, SAMPLE):
+            await self._server(f"create database {name} template {BARE} strategy file_copy")
+            await self._server(f"alter database {name} owner to postgres")
+        async with await psycopg.AsyncConnection.connect(
+            self.dsn(SAMPLE, as_owner=True), autocommit=True
+        ) as connection:
             await connection.execute(SEED.read_bytes())
 
     def dsn(self, database: str, *, as_owner: bool = False) -> str:
@@ -110,29 +116,31 @@ class Laboratory:
         return await known
 
     async def _complain(self, tests: tuple[str, ...], *, is_sql: bool) -> str | None:
-        status, said, report = await self._test(tests, ROOT, await self._shared(BASE) if is_sql else {})
+        status, said, report = await self._test(tests, ROOT, self._shared("") if is_sql else {})
         return None if status == 0 else f"{failed_test(report) or 'its tests'}: {said}"
 
-    async def _shared(self, database: str) -> dict[str, str]:
-        """What lets pytest use this stack, and a clone of this database as its template."""
-        async with self._cloning:
-            self._count += 1
-            name = f"pam_mutation_{self._count}"
-            await self._server(f"create database {name} template {database} strategy file_copy")
-        return {"PAM_TEST_STACK": self._facts.state, "PAM_TEST_TEMPLATE": name}
+    def _shared(self, statements: str) -> dict[str, str]:
+        """What lets pytest use this stack, and copies of its prepared databases with these statements applied."""
+        return {"PAM_TEST_STACK": self._facts.state, "PAM_TEST_BASE": BASE, "PAM_TEST_MUTATION": statements}
 
     async def _in_database(self, mutation: Mutation, statements: str) -> Outcome:
-        shared = await self._shared(BASE)
-        name = shared["PAM_TEST_TEMPLATE"]
         try:
-            async with await psycopg.AsyncConnection.connect(self.dsn(name), autocommit=True) as connection:
+            async with self._checking, await psycopg.AsyncConnection.connect(self.dsn(CHECK)) as connection:
                 await connection.execute(statements.encode())
+                await connection.rollback()
         except psycopg.Error as error:
             return Outcome(mutation, Verdict.VANISHED, str(error).splitlines()[0])
-        try:
-            return self._judged(mutation, *await self._test(mutation.tests, ROOT, shared))
-        finally:
-            await self._server(f"drop database {name} with (force)")
+        return self._judged(mutation, *await self._test(mutation.tests, ROOT, self._shared(statements)))
+
+    async def _drop_databases_of(self, pid: int) -> None:
+        """What a run of pytest on this stack leaves behind: its templates are named after its process."""
+        async with await psycopg.AsyncConnection.connect(self._facts.admin_dsn, autocommit=True) as connection:
+            pattern = rf"\_{pid}(\_\d+)?$"
+            cursor = await connection.execute(
+                "select datname from pg_catalog.pg_database where datname ~ %s", [pattern]
+            )
+            for (name,) in await cursor.fetchall():
+                await connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
 
     async def _in_copy(self, mutation: Mutation, edit: Edit) -> Outcome:
         self._count += 1
@@ -147,7 +155,8 @@ class Laboratory:
             await asyncio.to_thread(shutil.rmtree, tree, ignore_errors=True)
 
     def _judged(self, mutation: Mutation, status: int, said: str, report: Path) -> Outcome:
-        noticed = failed_test(report)
+        # A verb that fails while a test's world is filled was noticed; a tree that cannot even start was not.
+        noticed = failed_test(report, or_error=isinstance(mutation.change, SqlChange))
         if status == 0:
             return Outcome(mutation, Verdict.SURVIVED, f"{counted(report)[0]} tests passed")
         if status == 1 and noticed:
@@ -174,8 +183,11 @@ class Laboratory:
             if child.returncode is None:
                 child.kill()
                 await child.wait()
+            if "PAM_TEST_BASE" in environment:
+                await self._drop_databases_of(child.pid)
         lines = output.decode(errors="replace").strip().splitlines()
-        return child.returncode or 0, " / ".join(lines[-3:]), report
+        said = next((line for line in lines if line.startswith(("FAILED", "ERROR"))), lines[-1] if lines else "nothing")
+        return child.returncode or 0, said, report
 
 
 def copy_tree(target: Path) -> None:
@@ -183,11 +195,12 @@ def copy_tree(target: Path) -> None:
     shutil.copytree(ROOT, target, ignore=shutil.ignore_patterns(".*", "__pycache__"), symlinks=True)
 
 
-def failed_test(report: Path) -> str | None:
-    """The first test of a JUnit report that failed; an error around a test is no test that noticed."""
+def failed_test(report: Path, *, or_error: bool = False) -> str | None:
+    """The first test of a JUnit report that failed, or whose fixtures did."""
+    kinds = ("failure", "error") if or_error else ("failure",)
     try:
         cases = ElementTree.parse(report).getroot().iter("testcase")  # noqa: S314 - our own pytest wrote it
-        return next((str(case.get("name")) for case in cases if case.find("failure") is not None), None)
+        return next((str(c.get("name")) for c in cases if any(c.find(kind) is not None for kind in kinds)), None)
     except (OSError, ElementTree.ParseError):
         return None
 
@@ -203,7 +216,7 @@ async def _run(wanted: Sequence[str], console: Console) -> list[Outcome]:
         async with running_stack(options) as facts:
             laboratory = Laboratory(facts=facts, folder=folder)
             await laboratory.prepare()
-            every = [*await catalogue.found(laboratory.dsn(BASE)), *functions.MUTATIONS, *sources.MUTATIONS]
+            every = [*await catalogue.found(laboratory.dsn(CHECK)), *functions.MUTATIONS, *sources.MUTATIONS]
             chosen = [m for m in every if not wanted or any(word in m.name for word in wanted)]
             at_once = asyncio.Semaphore(AT_ONCE)
 

@@ -79,59 +79,118 @@ _WEBHOOKS = (
     ("body", "sent_at.encode(), body)", 'sent_at.encode(), b"")'),
     ("id", "(message_id.encode(", '("".encode('),
 )
-# file, what, text, instead, tests
+_MODELS, _CANCEL, _TAKEOVER = (
+    "tests/agent/test_bad_models.py",
+    "tests/agent/test_cancel.py",
+    "tests/faults/test_takeover.py",
+)
+_LOOP, _EXECUTION, _TURN = "workers/agent/loop.py", "workers/agent/execution.py", "workers/agent/turn.py"
+_LIMITS, _FILES = "workers/agent/limits.py", "tests/tools/test_files.py"
+# file, what, text, instead, where it must be noticed and by which tests of it
 _AGENT = (
-    ("workers/agent/loop.py", "grant", "context.granted(claim.agent, tools)", "tools"),
-    ("workers/agent/execution.py", "intent before effect", "await tool_calls.begin(self._hold, call)", "pass"),
+    (_LOOP, "grant", "context.granted(claim.agent, tools)", "tools", (_MODELS,), "grant"),
+    (_LOOP, "leaving between steps", "if self._leaving.is_set():", "if False:", (_TAKEOVER,), "told_to_leave"),
     (
-        "workers/agent/execution.py",
-        "repeat is told",
-        "is_repeat = call.status is CallStatus.STARTED",
-        "is_repeat = False",
-    ),
-    (
-        "workers/agent/execution.py",
-        "arguments",
-        "arguments = tool.arguments.model_validate(_given(call))",
-        "arguments = tool.arguments.model_construct(**_given(call))",
-    ),
-    (
-        "workers/agent/execution.py",
-        "unknown outcome",
-        "if is_repeat and tool.effect is not",
-        "if False and tool.effect is not",
-    ),
-    (
-        "workers/agent/execution.py",
-        "time limit of a tool",
-        "async with asyncio.timeout(tool.timeout_seconds):",
-        "async with asyncio.timeout(None):",
-    ),
-    ("workers/agent/limits.py", "steps", "if run.steps >= run.max_steps:", "if False:"),
-    ("workers/agent/limits.py", "tokens", "if tokens_left < _LEAST_OUTPUT_TOKENS:", "if False:"),
-    ("workers/agent/limits.py", "money", "if affordable < _LEAST_OUTPUT_TOKENS:", "if False:"),
-    (
-        "workers/agent/limits.py",
-        "length of an answer",
-        "min(MAX_OUTPUT_TOKENS, tokens_left, affordable)",
-        "MAX_OUTPUT_TOKENS",
-    ),
-    ("workers/agent/turn.py", "cancel", "if pulse.cancel_requested:", "if False:"),
-    ("workers/agent/turn.py", "deadline", "if pulse.deadline_passed:", "if False:"),
-    ("workers/agent/turn.py", "access", "if pulse.access_revoked:", "if False:"),
-    ("workers/agent/loop.py", "leaving between steps", "if self._leaving.is_set():", "if False:"),
-    (
-        "workers/agent/loop.py",
+        _LOOP,
         "answer paid once",
         "decision = self._left_behind(transcript, conversation.finish)",
         "decision = None",
+        (_TAKEOVER,),
+        "",
+    ),
+    (
+        _EXECUTION,
+        "intent before effect",
+        "await tool_calls.begin(self._hold, call)",
+        "pass",
+        ("tests/tools", _TAKEOVER),
+        "repeat or wherever or lost",
+    ),
+    (
+        _EXECUTION,
+        "repeat is told",
+        "is_repeat = call.status is CallStatus.STARTED",
+        "is_repeat = False",
+        ("tests/tools", _TAKEOVER),
+        "repeat or wherever or lost",
+    ),
+    (
+        _EXECUTION,
+        "unknown outcome",
+        "if is_repeat and tool.effect is not",
+        "if False and tool.effect is not",
+        ("tests/tools", "tests/agent"),
+        "unknown or lost",
+    ),
+    (
+        _EXECUTION,
+        "arguments",
+        "arguments = tool.arguments.model_validate(_given(call))",
+        "arguments = tool.arguments.model_construct(**_given(call))",
+        (_MODELS,),
+        "does_not_fit",
+    ),
+    (
+        _EXECUTION,
+        "time limit of a tool",
+        "async with asyncio.timeout(tool.timeout_seconds):",
+        "async with asyncio.timeout(None):",
+        ("tests/tools", "tests/agent"),
+        "too_long or never_ends or slow or time",
+    ),
+    (_LIMITS, "steps", "if run.steps >= run.max_steps:", "if False:", (_MODELS,), "steps"),
+    (_LIMITS, "tokens", "if tokens_left < _LEAST_OUTPUT_TOKENS:", "if False:", (_MODELS,), "token_limit"),
+    (_LIMITS, "money", "if affordable < _LEAST_OUTPUT_TOKENS:", "if False:", (_MODELS,), "money"),
+    (
+        _LIMITS,
+        "length of an answer",
+        "min(MAX_OUTPUT_TOKENS, tokens_left, affordable)",
+        "MAX_OUTPUT_TOKENS",
+        (_MODELS,),
+        "limit or length",
+    ),
+    (_TURN, "cancel", "if pulse.cancel_requested:", "if False:", (_CANCEL,), "middle"),
+    (_TURN, "deadline", "if pulse.deadline_passed:", "if False:", (_MODELS, _CANCEL), "deadline"),
+    (_TURN, "access", "if pulse.access_revoked:", "if False:", (_CANCEL,), "loses_access"),
+)
+_VERBS = "supabase/migrations/20261123000800_pam_worker_verbs.sql"
+# Verbs whose checks are noticed by whole runs on a stack: the copy's stack installs the changed migration.
+_ON_A_STACK = (
+    (
+        "pulse_run, cancel",
+        "'cancel_requested', run.cancel_requested_at is not null",
+        "'cancel_requested', false",
+        _CANCEL,
+        "middle",
+    ),
+    (
+        "pulse_run, deadline",
+        "'deadline_passed', run.deadline_at <= clock_timestamp()",
+        "'deadline_passed', false",
+        _MODELS,
+        "deadline",
+    ),
+    (
+        "list_files, organisation",
+        "from pam.files f where f.org_id = run.org_id)",
+        "from pam.files f)",
+        _FILES,
+        "another",
+    ),
+    ("search_files, organisation", "where f.org_id = run.org_id and f.is_text", "where f.is_text", _FILES, "another"),
+    (
+        "read_file, organisation",
+        "where f.org_id = run.org_id and f.path = read_file.path",
+        "where f.path = read_file.path",
+        _FILES,
+        "another",
     ),
 )
 _BOUND = (
     ("read only", "set transaction read only; ", ""),
     ("role", "; set local role pam_agent", ""),
     ("one statement", "parameters, binary=True)", "parameters)"),
-    ("row cap", 'f"limit {limits.max_rows + 1}"', '""'),
+    ("row cap", " limit {limits.max_rows + 1}", ""),
     ("row size", "if any(len(row) > limits.max_row_characters for row in rows):", "if False:"),
     ("time limit", "set local statement_timeout = '{self._limits.statement_seconds}s';", ""),
     ("rolled back", "await connection.rollback()", "await connection.commit()"),
@@ -157,10 +216,20 @@ MUTATIONS = (
     *_all("Redis space", _SPACE, _REDIS_SPACE, "tests/tools/test_redis.py"),
     *_all("token", _CALLER, _TOKENS, "tests/functions/test_caller.py"),
     *_all("webhook", _SIGNATURE, _WEBHOOKS, "tests/functions/test_hooks.py"),
-    *_all("bound SQL", "workers/tools/bound_sql.py", _BOUND, "tests/database/test_bound_sql.py"),
+    *_all(
+        "bound SQL",
+        "workers/tools/bound_sql.py",
+        _BOUND,
+        "tests/tools/test_database_query.py",
+        "tests/database/test_bound_sql.py",
+    ),
     *_all("follower", "infra/cli/live.py", _FOLLOWER, "tests/cli/test_follower.py"),
     *(
-        Mutation(f"agent: {what}", Edit(file, old, new), ("tests/agent", "tests/tools/test_execution.py"))
-        for file, what, old, new in _AGENT
+        Mutation(f"on a stack: {what}", Edit(_VERBS, old, new), (tests, "-k", words))
+        for what, old, new, tests, words in _ON_A_STACK
+    ),
+    *(
+        Mutation(f"agent: {what}", Edit(file, old, new), (*tests, *(("-k", words) if words else ())))
+        for file, what, old, new, tests, words in _AGENT
     ),
 )

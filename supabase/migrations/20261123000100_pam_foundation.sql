@@ -72,4 +72,4 @@ begin
 end $$;
 comment on function pam_private.hmac_sha256 is 'HMAC-SHA256 (RFC 2104; vectors of RFC 4231 in the tests).';
 
-revoke execute on all functions in schema pam_private from public;
+revoke execute on all functions in schema pam_private from public, anon, service_role;

@@ -164,7 +164,8 @@ comment on function pam.remove_member is 'Take a person out of an organisation; 
 create trigger "The audit log stands" before update or delete or truncate on pam.audit
 for each statement execute function pam_private.audit_stands();
 
-revoke execute on all functions in schema pam, pam_private from public;
+revoke execute on all functions in schema pam, pam_private from public, anon, service_role;
+revoke all on pam.organizations, pam.members, pam.audit from public, anon, authenticated, service_role;
 grant select on pam.organizations, pam.members, pam.audit to authenticated;
 grant execute on function pam_private.my_org_ids(pam.member_role) to authenticated;
 grant execute on function pam.create_organization(text), pam.set_member(uuid, uuid, pam.member_role), pam.remove_member(uuid, uuid) to authenticated;

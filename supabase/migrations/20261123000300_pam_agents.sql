@@ -60,7 +60,11 @@ begin
   end if;
   if coalesce(jsonb_typeof(import_agent.definition), '') <> 'object'
      or coalesce(jsonb_typeof(import_agent.definition -> 'tools'), '') <> 'array'
-     or coalesce(import_agent.definition ->> 'instructions', '') = ''
+     or coalesce(jsonb_typeof(import_agent.definition -> 'instructions'), '') <> 'string'
+     or import_agent.definition ->> 'instructions' = ''
+     or jsonb_typeof(coalesce(import_agent.definition -> 'conduct_tools', '[]')) <> 'array'
+     or import_agent.definition @? '$.tools[*] ? (@.type() != "string")'
+     or import_agent.definition @? '$.conduct_tools[*] ? (@.type() != "string")'
      or coalesce(jsonb_typeof(import_agent.definition -> 'limits'), 'null') not in ('object', 'null')
      or octet_length(import_agent.definition::text) > 262144 then
     return pam_private.refusal('invalid', 'A definition is an object with instructions, a list of tools and perhaps limits, of at most 256 KiB.');
@@ -85,6 +89,7 @@ begin
 end $$;
 comment on function pam.import_agent is 'Import a card as the agent''s next version; the same card again changes nothing. Admins and owners.';
 
-revoke execute on all functions in schema pam, pam_private from public;
+revoke execute on all functions in schema pam, pam_private from public, anon, service_role;
+revoke all on pam.agents, pam.agent_versions from public, anon, authenticated, service_role;
 grant select on pam.agents, pam.agent_versions to authenticated;
 grant execute on function pam.import_agent(uuid, text, jsonb, text) to authenticated;

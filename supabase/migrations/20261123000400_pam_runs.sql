@@ -267,6 +267,7 @@ begin
 end $$;
 comment on function pam.create_thread is 'Open an empty conversation: {"thread_id"}.';
 
-revoke execute on all functions in schema pam, pam_private from public;
+revoke execute on all functions in schema pam, pam_private from public, anon, service_role;
+revoke all on pam.threads, pam.runs, pam.messages from public, anon, authenticated, service_role;
 grant select on pam.threads, pam.runs, pam.messages to authenticated;
 grant execute on function pam.start_run(uuid, text, text, uuid, jsonb, text), pam.create_thread(uuid, text) to authenticated;

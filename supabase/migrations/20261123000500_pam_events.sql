@@ -116,7 +116,7 @@ begin
   if run.status in ('succeeded', 'failed', 'cancelled') then
     return pam_private.refusal('conflict', format('The run has ended already: it %s.', case run.status when 'cancelled' then 'was cancelled' else run.status::text end));
   end if;
-  if run.cancel_requested_at is not null then
+  if run.cancel_requested_at is not null and run.status = 'running' and leased then
     return pam_private.refusal('conflict', 'Cancelling was asked for already; the run stops at its next step.');
   end if;
   update pam.runs r set cancel_requested_at = clock_timestamp() where r.id = run.id;
@@ -129,7 +129,8 @@ begin
 end $$;
 comment on function pam.cancel_run is 'Stop a run: at once when no worker holds it, else at its next step. Its asker, admins and owners.';
 
-revoke execute on all functions in schema pam, pam_private from public;
+revoke execute on all functions in schema pam, pam_private from public, anon, service_role;
+revoke all on pam.events from public, anon, authenticated, service_role;
 grant select on pam.events to authenticated;
 grant execute on function pam.cancel_run(uuid) to authenticated;
 grant execute on function pam_private.may_watch(text) to authenticated;

@@ -73,9 +73,10 @@ begin
   if not found or pam_private.role_in(run.org_id, me) is null then
     return pam_private.refusal('not_found', 'There is no such run.');
   end if;
-  if pam_private.role_in(run.org_id, me) < 'developer' then
+  -- The run goes on with its asker's rights, so that whoever answers steers what those rights are used for.
+  if pam_private.role_in(run.org_id, me) < (case when run.user_id = me then 'developer' else 'admin' end)::pam.member_role then
     perform pam_private.record(run.org_id, me, 'run.answer', false, jsonb_build_object('run_id', run.id));
-    return pam_private.refusal('forbidden', 'Viewers watch; a developer, admin or owner answers.');
+    return pam_private.refusal('forbidden', 'The person who started the run answers it, or an admin or owner.');
   end if;
   if run.status <> 'interrupted' then
     return pam_private.refusal('conflict', format('The run asks nothing: it is %s.', run.status));
@@ -89,11 +90,15 @@ begin
   update pam.runs r set status = 'queued', turn = r.turn + 1, attempt = 0, interrupted_at = null,
                         deadline_at = r.deadline_at + (now() - r.interrupted_at) where r.id = run.id;
   update pam_private.run_heads h set rung_at = clock_timestamp() where h.run_id = run.id;
-  perform pam_private.record(run.org_id, me, 'run.answer', true, jsonb_build_object('run_id', run.id));
+  if run.user_id = me then  -- what their token says by now
+    update pam_private.run_claims c set claims = coalesce(auth.jwt(), '{}') where c.run_id = run.id;
+  end if;
+  perform pam_private.record(run.org_id, me, 'run.answer', true, jsonb_build_object('run_id', run.id, 'asker', run.user_id));
   return jsonb_build_object('run_id', run.id, 'status', 'queued');
 end $$;
 comment on function pam.answer_question is 'Answer the question that an interrupted run asked; the run goes on.';
 
-revoke execute on all functions in schema pam, pam_private from public;
+revoke execute on all functions in schema pam, pam_private from public, anon, service_role;
+revoke all on pam.steps, pam.tool_calls from public, anon, authenticated, service_role;
 grant select on pam.steps, pam.tool_calls to authenticated;
 grant execute on function pam.answer_question(uuid, text) to authenticated;

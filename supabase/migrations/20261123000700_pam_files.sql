@@ -8,12 +8,14 @@ create table pam.files (
   sha256 text not null,
   size_bytes int not null,
   is_text boolean not null,
+  kept_bytes bigint not null,
   updated_by uuid not null,
   updated_at timestamptz not null default now(),
   primary key (org_id, id),
   unique (org_id, path)
 );
 comment on table pam.files is 'A file of an organisation''s workspace at its newest version.';
+comment on column pam.files.kept_bytes is 'The size of all its versions together: what the quota counts.';
 
 create table pam.file_versions (
   org_id uuid not null,
@@ -92,18 +94,19 @@ begin
   if file.id is null and (select count(*) from pam.files f where f.org_id = org) >= 20000 then
     return pam_private.refusal('limit', 'The workspace holds 20,000 files already.');
   end if;
-  if (select coalesce(sum(f.size_bytes::bigint), 0) from pam.files f where f.org_id = org) + octet_length(content) > 268435456 then
-    return pam_private.refusal('limit', 'The workspace holds 256 MiB already.');
+  if (select coalesce(sum(f.kept_bytes), 0) from pam.files f where f.org_id = org) + octet_length(content) > 1073741824 then
+    return pam_private.refusal('limit', 'The workspace and its earlier versions hold 1 GiB already.');
   end if;
   begin
     readable := position('\x00'::bytea in content) = 0 and convert_from(content, 'UTF8') is not null;
   exception when character_not_in_repertoire then readable := false;
   end;
   if file.id is null then
-    insert into pam.files as f (org_id, path, version, sha256, size_bytes, is_text, updated_by)
-    values (org, write_file.path, 1, digest, octet_length(content), readable, person) returning * into file;
+    insert into pam.files as f (org_id, path, version, sha256, size_bytes, is_text, kept_bytes, updated_by)
+    values (org, write_file.path, 1, digest, octet_length(content), readable, octet_length(content), person) returning * into file;
   else
     update pam.files f set version = f.version + 1, sha256 = digest, size_bytes = octet_length(content), is_text = readable,
+                           kept_bytes = f.kept_bytes + octet_length(content),
                            updated_by = person, updated_at = now()
      where f.org_id = org and f.id = file.id returning * into file;
   end if;
@@ -150,6 +153,7 @@ begin
 end $$;
 comment on function pam.read_file is 'A workspace file at its newest version, under the caller''s own row-level security.';
 
-revoke execute on all functions in schema pam, pam_private from public;
+revoke execute on all functions in schema pam, pam_private from public, anon, service_role;
+revoke all on pam.files, pam.file_versions from public, anon, authenticated, service_role;
 grant select on pam.files, pam.file_versions to authenticated;
 grant execute on function pam.write_file(uuid, text, text, int), pam.read_file(uuid, text) to authenticated;

@@ -1,14 +1,18 @@
 -- What a worker may do to a run. Each verb locks the run's head, compares the fence, and writes the fact with its events.
 -- The organisation and the person always come from the run's row, never from an argument.
 
-create function pam_private.hold(run_id uuid, fence bigint, still_member boolean default true) returns pam.runs
+create function pam_private.hold(run_id uuid, fence bigint, still_member boolean default true, to_write boolean default true) returns pam.runs
 language plpgsql security definer set search_path = '' as
 $$
 declare
   current_fence bigint;
   run pam.runs;
 begin
-  select h.fence into current_fence from pam_private.run_heads h where h.run_id = hold.run_id for update;
+  if to_write then
+    select h.fence into current_fence from pam_private.run_heads h where h.run_id = hold.run_id for update;
+  else  -- a long look must not keep the heart from extending the lease
+    select h.fence into current_fence from pam_private.run_heads h where h.run_id = hold.run_id;
+  end if;
   if current_fence is null or current_fence is distinct from hold.fence then
     raise exception 'fence % of run % is old: another worker holds it, drop the run', hold.fence, hold.run_id using errcode = 'PM002';
   end if;
@@ -21,7 +25,7 @@ begin
   end if;
   return run;
 end $$;
-comment on function pam_private.hold is 'Lock a run for one verb. PM002: the fence is old. PM003: the asker lost membership or role.';
+comment on function pam_private.hold is 'Lock a run for one verb, unless it only reads. PM002: the fence is old. PM003: the asker lost membership or role.';
 
 create function pam_worker.claim_run(run_id uuid, turn int, worker text, lease_seconds int) returns jsonb
 language plpgsql security definer set search_path = '' as
@@ -97,9 +101,10 @@ create function pam_worker.read_conversation(run_id uuid, fence bigint) returns 
 language plpgsql security definer set search_path = '' as
 $$
 declare
-  run pam.runs := pam_private.hold(read_conversation.run_id, read_conversation.fence);
+  run pam.runs := pam_private.hold(read_conversation.run_id, read_conversation.fence, to_write => false);
 begin
   return jsonb_build_object(
+    'finish', (select s.finish from pam.steps s where s.org_id = run.org_id and s.run_id = run.id and s.position = run.steps),
     -- Of earlier runs what was asked and what was answered; of this run all, so that no call stands without its result.
     'messages', coalesce((
       select jsonb_agg(jsonb_build_object('role', m.role, 'content', m.content, 'step', case when m.run_id = run.id then m.step end) order by m.position)
@@ -111,7 +116,7 @@ begin
       select jsonb_agg(to_jsonb(c) order by c.step, c.place) from pam.tool_calls c
        where c.org_id = run.org_id and c.run_id = run.id), '[]'));
 end $$;
-comment on function pam_worker.read_conversation is 'What the model must see: {"messages", "calls"}, in order.';
+comment on function pam_worker.read_conversation is 'What the model must see, in order: {"messages", "calls"}, and how the last recorded step ended: "finish".';
 
 create function pam_worker.append_events(run_id uuid, fence bigint, events jsonb) returns jsonb
 language plpgsql security definer set search_path = '' as
@@ -225,6 +230,10 @@ begin
   update pam.tool_calls c set status = 'waiting'
    where c.org_id = run.org_id and c.run_id = run.id and c.id = interrupt_run.id and c.status in ('planned', 'started');
   if not found then raise exception 'call % of run % cannot wait', interrupt_run.id, run.id using errcode = 'PM002'; end if;
+  if run.cancel_requested_at is not null then  -- cancelled in the same instant: nobody is asked
+    perform pam_private.end_run(run, 'cancelled', 'cancelled', 'The run was cancelled.');
+    return 'null';
+  end if;
   perform pam_private.append(run, events);
   update pam.runs r set status = 'interrupted', interrupted_at = clock_timestamp() where r.id = run.id;
   update pam_private.run_heads h set fence = h.fence + 1, lease_until = null where h.run_id = run.id;
@@ -269,7 +278,7 @@ create function pam_worker.list_files(run_id uuid, fence bigint) returns jsonb
 language plpgsql security definer set search_path = '' as
 $$
 declare
-  run pam.runs := pam_private.hold(list_files.run_id, list_files.fence);
+  run pam.runs := pam_private.hold(list_files.run_id, list_files.fence, to_write => false);
 begin
   return coalesce((select jsonb_agg(jsonb_build_object('path', f.path, 'size_bytes', f.size_bytes, 'version', f.version, 'is_text', f.is_text)
                           order by f.path collate "C") from pam.files f where f.org_id = run.org_id), '[]');
@@ -277,10 +286,10 @@ end $$;
 comment on function pam_worker.list_files is 'The workspace of the run''s organisation, by path.';
 
 create function pam_worker.search_files(run_id uuid, fence bigint, pattern text, paths text[], max_lines int) returns jsonb
-language plpgsql security definer set search_path = '' set statement_timeout = '5s' as
+language plpgsql security definer set search_path = '' as
 $$
 declare
-  run pam.runs := pam_private.hold(search_files.run_id, search_files.fence);
+  run pam.runs := pam_private.hold(search_files.run_id, search_files.fence, to_write => false);
 begin
   return coalesce((
     select jsonb_agg(to_jsonb(hit) - 'file' order by hit.path collate "C", hit.line) from (
@@ -297,7 +306,7 @@ create function pam_worker.read_file(run_id uuid, fence bigint, path text) retur
 language plpgsql security definer set search_path = '' as
 $$
 declare
-  run pam.runs := pam_private.hold(read_file.run_id, read_file.fence);
+  run pam.runs := pam_private.hold(read_file.run_id, read_file.fence, to_write => false);
   answer jsonb;
 begin
   select jsonb_build_object('path', f.path, 'version', f.version, 'size_bytes', f.size_bytes, 'is_text', f.is_text,
@@ -322,7 +331,7 @@ create function pam_worker.find_write(run_id uuid, fence bigint, call uuid) retu
 language plpgsql security definer set search_path = '' as
 $$
 declare
-  run pam.runs := pam_private.hold(find_write.run_id, find_write.fence);
+  run pam.runs := pam_private.hold(find_write.run_id, find_write.fence, to_write => false);
 begin
   return coalesce((select jsonb_build_object('path', f.path, 'version', v.version)
     from pam.file_versions v join pam.files f on f.org_id = v.org_id and f.id = v.file_id
@@ -345,7 +354,7 @@ begin
      where r.status in ('queued', 'running', 'interrupted')
        and case r.status
              when 'running' then coalesce(h.lease_until, '-infinity') < clock_timestamp()
-             when 'interrupted' then r.interrupted_at < clock_timestamp() - interval '7 days'
+             when 'interrupted' then r.interrupted_at < clock_timestamp() - interval '7 days' or r.cancel_requested_at is not null
              else h.rung_at < clock_timestamp() - interval '10 s' or r.deadline_at < clock_timestamp() end
      order by r.created_at limit max_runs
      for update of h skip locked
@@ -355,7 +364,7 @@ begin
      where r.id = head.run_id
        and case r.status
              when 'running' then coalesce(head.lease_until, '-infinity') < clock_timestamp()
-             when 'interrupted' then r.interrupted_at < clock_timestamp() - interval '7 days'
+             when 'interrupted' then r.interrupted_at < clock_timestamp() - interval '7 days' or r.cancel_requested_at is not null
              when 'queued' then head.rung_at < clock_timestamp() - interval '10 s' or r.deadline_at < clock_timestamp()
              else false end;
     continue when not found;
@@ -378,6 +387,6 @@ begin
 end $$;
 comment on function pam_worker.sweep_runs is 'Find stranded, due and expired runs: [{"run_id", "turn"}] to enqueue. Ends those that can only end.';
 
-revoke execute on all functions in schema pam_worker, pam_private from public;
+revoke execute on all functions in schema pam_worker, pam_private from public, anon, service_role;
 grant execute on all functions in schema pam_worker to pam_worker;
 grant execute on function pam_worker.sweep_runs(int) to pam_sweeper;

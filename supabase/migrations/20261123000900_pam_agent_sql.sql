@@ -184,7 +184,7 @@ create function pam_worker.describe_tables(run_id uuid, fence bigint) returns js
 language plpgsql security definer set search_path = '' as
 $$
 declare
-  run pam.runs := pam_private.hold(describe_tables.run_id, describe_tables.fence);
+  run pam.runs := pam_private.hold(describe_tables.run_id, describe_tables.fence, to_write => false);
 begin
   return coalesce((
     select jsonb_agg(jsonb_build_object(
@@ -210,7 +210,7 @@ create function pam_worker.find_row_functions(run_id uuid, fence bigint, names t
 language plpgsql security definer set search_path = '' as
 $$
 declare
-  run pam.runs := pam_private.hold(find_row_functions.run_id, find_row_functions.fence);
+  run pam.runs := pam_private.hold(find_row_functions.run_id, find_row_functions.fence, to_write => false);
 begin
   return coalesce((
     select jsonb_agg(distinct f.proname) from pg_catalog.pg_proc f
@@ -219,7 +219,10 @@ begin
 end $$;
 comment on function pam_worker.find_row_functions is 'Which names behind a dot (`u.f`) would call a function on a row, as PostgREST''s computed fields do.';
 
-revoke execute on all functions in schema pam, pam_worker, pam_private from public;
+revoke execute on all functions in schema pam, pam_worker, pam_private from public, anon, service_role;
+-- A project's own default privileges open nothing either.
+revoke all on all tables in schema pam_private from public, anon, authenticated, service_role;
+revoke execute on function pam.open_to_agent(regclass), pam.close_to_agent(regclass) from authenticated;
 grant execute on function pam_private.bind(uuid, bigint) to pam_agent_sql;
 grant execute on function pam_private.bound_uid(), pam_private.bound_claims(), pam_private.is_open(regclass) to pam_agent;
 grant execute on function pam_worker.describe_tables(uuid, bigint), pam_worker.find_row_functions(uuid, bigint, text[]) to pam_worker;

@@ -129,3 +129,23 @@ async def test_a_command_that_does_not_exist_is_refused_by_usage(newcomer: Pam) 
 
     assert ended.status == 2
     assert "fly" in ended.stderr
+
+
+async def test_bench_measures_beside_a_yardstick(newcomer: Pam) -> None:
+    ended = await newcomer.run("bench", "--only", "sql guard", "--json")
+
+    assert ended.status == 0, ended.stderr
+    [row] = ended.json()["rows"]
+    assert row["runs"] >= 7
+    assert row["median"] > row["yardstick_median"] > 0
+    assert not newcomer.state.exists(), "a row of one process needs no stack"
+
+
+async def test_the_test_command_counts_on_stdout_and_talks_on_stderr(newcomer: Pam) -> None:
+    ended = await newcomer.run("test", "--json", "-k", "types_alone", "tests/house/test_arrows.py")
+
+    report = ended.json()
+    assert (report["status"], report["passed"], report["failed"]) == (0, 1, 0)
+    assert "1 passed" in ended.stderr
+    nothing = await newcomer.run("test", "--json", "-k", "there_is_no_such_test", "tests/house/test_arrows.py")
+    assert (nothing.status, nothing.json()["passed"]) == (5, 0)

@@ -33,7 +33,8 @@ def lines(file: Path) -> list[Any]:
 async def test_the_demo_works_on_what_is_really_there(pam: Pam, tmp_path: Path) -> None:
     await asked(
         pam,
-        "update public.projects set name = %s where id = (select min(project_id) from public.invitations where is_open)",
+        "update public.projects set name = %s"
+        " where id = (select min(project_id) from public.invitations where is_open)",
         PLANTED,
     )
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from infra.local.facts import StackFacts
+from tests.database.tracker import Tracker
 from tests.database.world import World
 from tests.support.database import Template
 
@@ -20,3 +21,16 @@ async def world(template: Template) -> AsyncIterator[World]:
     """Two full organisations in a database of this module's own; tests leave it as it was."""
     async with template.clone() as database:
         yield await World.fill(database)
+
+
+@pytest.fixture(scope="session")
+async def sample_template(stack: StackFacts) -> Template:
+    """The platform, PAM and the sample."""
+    return await Template.make(stack)
+
+
+@pytest.fixture(scope="module")
+async def tracker(sample_template: Template) -> AsyncIterator[Tracker]:
+    """The sample with its tables open to agents, and three of its people with a run each."""
+    async with sample_template.clone() as database:
+        yield await Tracker.open(database)

@@ -34,6 +34,11 @@ LINTS: dict[str, tuple[str, str]] = {
         " group by polrelid, polcmd, polroles having count(*) > 1",
         "create policy more on pam.runs for select to authenticated using (false)",
     ),
+    "a policy speaks to signed-in people alone": (
+        f"select policyname as name from pg_policies where (schemaname in {OURS} or policyname = 'pam: people watch the runs"
+        " of their organisations') and roles <> '{authenticated}'",
+        'alter policy "People read the runs of their organisations" on pam.runs to public',
+    ),
     "a policy asks its session once a statement": (
         f"select policyname as name from pg_policies where schemaname in {OURS} and regexp_replace("
         r"concat(qual, with_check), '\( SELECT [^()]*\([^()]*\)', '', 'g') ~ '(auth|pam_private)\.\w+\('",

@@ -31,12 +31,15 @@ VECTORS = [
 
 async def ring(database: Database) -> None:
     await database.owner(
-        "insert into pam_private.settings values ('webhook_url', 'http://127.0.0.1:9/hooks'), ('webhook_secret', %s)", SECRET
+        "insert into pam_private.settings values ('webhook_url', 'http://127.0.0.1:9/hooks'), ('webhook_secret', %s)",
+        SECRET,
     )
 
 
 async def queued(database: Database) -> list[dict[str, Any]]:
-    return await database.admin("select url, headers, convert_from(body, 'UTF8') as body from net.http_request_queue order by id")
+    return await database.admin(
+        "select url, headers, convert_from(body, 'UTF8') as body from net.http_request_queue order by id"
+    )
 
 
 async def test_the_hmac_is_that_of_rfc_4231_and_of_python(database: Database) -> None:
@@ -85,7 +88,9 @@ async def test_a_doorbell_that_does_not_work_stops_no_run(database: Database, br
     assert await database.worker("sweep_runs") == [{"run_id": str(run), "turn": 1}]
 
 
-@pytest.mark.parametrize("broken", ["drop table realtime.messages_default", "alter table realtime.messages rename to gone"])
+@pytest.mark.parametrize(
+    "broken", ["drop table realtime.messages_default", "alter table realtime.messages rename to gone"]
+)
 async def test_an_event_is_kept_though_it_could_not_be_sent(database: Database, broken: str) -> None:
     owner, org = await database.new_organization()
     run = await database.new_run(owner, org)
@@ -103,7 +108,9 @@ async def test_a_batch_is_announced_once_and_a_large_one_without_its_events(data
     await database.worker("append_events", run_id=run, fence=fence, events=[custom() for _ in range(7)])
     await database.worker("append_events", run_id=run, fence=fence, events=[custom(value="x" * 70_000)])
     await database.worker("append_events", run_id=run, fence=fence, events=[])
-    sent = await database.admin("select payload, topic, private from realtime.messages order by (payload ->> 'first')::int")
+    sent = await database.admin(
+        "select payload, topic, private from realtime.messages order by (payload ->> 'first')::int"
+    )
     assert [(m["payload"]["first"], m["payload"]["last"]) for m in sent] == [(1, 1), (2, 8), (9, 9)]
     assert [len(m["payload"]["events"] or []) for m in sent] == [1, 7, 0]
     assert all(m["topic"] == f"run:{run}" and m["private"] for m in sent)
@@ -112,6 +119,7 @@ async def test_a_batch_is_announced_once_and_a_large_one_without_its_events(data
 async def test_previews_over_fifty_a_second_are_dropped_for_all_workers_together(database: Database) -> None:
     owner, org = await database.new_organization()
     fences = {run: await database.claimed(run) for run in [await database.new_run(owner, org) for _ in range(2)]}
+
     # Within one transaction per worker the clock goes on, so the count is held against the seconds that passed.
     async def preview(run: Any, fence: int) -> int:
         async with await psycopg.AsyncConnection.connect(database.worker_dsn, autocommit=True) as connection:
@@ -128,7 +136,9 @@ async def test_previews_over_fifty_a_second_are_dropped_for_all_workers_together
     assert 50 <= sent <= 50 * seconds < 240
     rows = await database.admin("select 1 from realtime.messages where event = 'preview'")
     assert len(rows) == sent
-    assert (await database.admin("select max(seq) as n from pam.events where run_id = %s", next(iter(fences))))[0]["n"] == 1
+    assert (await database.admin("select max(seq) as n from pam.events where run_id = %s", next(iter(fences))))[0][
+        "n"
+    ] == 1
 
 
 async def test_previews_go_on_after_a_crash_emptied_their_meter(database: Database) -> None:

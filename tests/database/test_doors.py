@@ -162,6 +162,7 @@ async def test_a_thread_is_made_by_developers_and_its_title_is_bounded(database:
     assert code(await database.rpc(owner, "create_thread", org_id=org, title="x" * 201)) == "invalid"
     viewer = await database.new_member(org, "viewer")
     assert code(await database.rpc(viewer, "create_thread", org_id=org)) == "forbidden"
+    assert code(await database.rpc(await database.new_person(), "create_thread", org_id=org)) == "not_found"
     assert await audit(database, org, "thread.create") == [True, False]
 
 

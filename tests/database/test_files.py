@@ -36,7 +36,8 @@ async def test_every_letter_alone_and_every_decomposition_is_judged_alike(world:
     # The grammar of letters that one side's Unicode has and the other's has not is nobody's fault.
     known = [x for x in letters if unicodedata.category(x) != "Cn"]
     rows = await world.database.admin(
-        "select pam_private.path_fault(p) as fault from unnest(%s::text[]) with ordinality as x (p, n) order by n", known
+        "select pam_private.path_fault(p) as fault from unnest(%s::text[]) with ordinality as x (p, n) order by n",
+        known,
     )
     assert [row["fault"] for row in rows] == [workspace_path.fault(letter) for letter in known]
 
@@ -76,7 +77,10 @@ async def test_viewers_read_developers_write_and_strangers_find_nothing(database
         person = await database.new_member(org, role)
         assert code(await database.rpc(person, "write_file", org_id=org, path=f"by-{role}", content="x")) == expected
         assert (await database.rpc(person, "read_file", org_id=org, path="a"))["text"] == "ours"
-    assert code(await database.rpc(foreign, "write_file", org_id=org, path="a", content="x", expected_version=1)) == "not_found"
+    assert (
+        code(await database.rpc(foreign, "write_file", org_id=org, path="a", content="x", expected_version=1))
+        == "not_found"
+    )
     assert code(await database.rpc(foreign, "read_file", org_id=org, path="a")) == "not_found"
 
 
@@ -95,7 +99,7 @@ async def test_the_workspace_is_bounded_in_bytes_and_in_files(database: Database
     owner, org = await database.new_organization()
     other, there = await database.new_organization()
     insert = (
-        "insert into pam.files (org_id, path, version, sha256, size_bytes, is_text, updated_by)"
+        "insert into pam.files (org_id, path, version, sha256, size_bytes, is_text, kept_bytes, updated_by)"
         " select %s, 'f' || n, 1, '', %s, true, %s from generate_series(1, %s) n"
     )
     await database.admin(insert, org, 268_435_456 // 4, owner, 4)
@@ -110,6 +114,8 @@ async def test_bytes_that_are_no_text_are_told_as_such(database: Database) -> No
     owner, org = await database.new_organization()
     fence = await database.claimed(run := await database.new_run(owner, org))
     for path, content in (("nul", "AGE="), ("latin", "5Pb8"), ("text", "w6Q=")):
-        await database.worker("write_file", run_id=run, fence=fence, call=None, path=path, content=content, expected_version=0)
+        await database.worker(
+            "write_file", run_id=run, fence=fence, call=None, path=path, content=content, expected_version=0
+        )
     answers = {path: await database.rpc(owner, "read_file", org_id=org, path=path) for path in ("nul", "latin", "text")}
     assert [(a["text"], a["base64"]) for a in answers.values()] == [(None, "AGE="), (None, "5Pb8"), ("ä", None)]

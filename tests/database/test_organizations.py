@@ -197,7 +197,7 @@ async def test_two_cards_imported_at_once_are_two_versions(database: Database) -
     assert sorted(answer["version"] for answer in answers) == list(range(1, 9))
 
 
-BAD_CARDS = [
+BAD_CARDS: list[tuple[str, Any]] = [
     ("name", ""), ("name", None), ("name", "9lives"), ("name", "a b"), ("name", "x" * 64), ("name", "a\n"), ("name", "é"),
     ("definition", []), ("definition", {}), ("definition", {"tools": [], "instructions": ""}),
     ("definition", {"tools": "all", "instructions": "x"}), ("definition", {"tools": [], "instructions": "x" * 300_000}),

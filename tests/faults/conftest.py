@@ -19,11 +19,11 @@ import redis.asyncio
 from infra.local.attach import running_stack
 from infra.local.facts import StackFacts
 from infra.local.stack import ROOT, StackOptions
-from tests.conftest import FAST
 from tests.support.house import Engineer, House
 from tests.support.workers import LEASE_SECONDS, WorkerProcess
 
 HERE = Path(__file__).parent
+FAST = (("fsync", "off"), ("synchronous_commit", "off"), ("full_page_writes", "off"))
 TAKEOVER_SECONDS = 12.0  # lease, sweep, and the rest of the run
 
 

@@ -45,7 +45,7 @@ name: NAME
 when: NAME
 turns:
   - expect: {role: user}
-    call: [{database_query: {sql: "select count(*) as tasks from public.tasks"}}]
+    call: [{database_query: {sql: "select count(*) as projects from public.projects"}}]
   - expect: {role: tool, contains: ["1 rows"]}
     say: "Read."
 """
@@ -196,7 +196,7 @@ async def test_a_run_started_while_redis_is_away_is_swept_up_when_it_is_back(lab
     async with lab.without_redis():
         run_id, _ = await lab.start(ANSWERS)
         async with asyncio.timeout(20):
-            while not await lab.house.admin("select from net._http_response where status_code = 503"):
+            while not await lab.house.admin("select id from net._http_response where status_code = 503"):
                 await asyncio.sleep(0.05)
     await lab.staff()
     await lab.age(run_id)

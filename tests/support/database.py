@@ -153,11 +153,15 @@ class Template:
     ) -> "Template":
         """Prepare a new database: the platform, and PAM and the sample if wanted.
 
-        PAM_TEST_TEMPLATE names one that is prepared already: `pam test --mutations` has taken a guard out of it.
+        `pam test --mutations` prepares such databases once, PAM_TEST_BASE_bare and PAM_TEST_BASE_sample, and takes a
+        guard out of each copy with the statements of PAM_TEST_MUTATION.
         """
-        if with_pam and with_sample and name == "pam_template" and (prepared := os.environ.get("PAM_TEST_TEMPLATE")):
-            return cls(facts=facts, name=prepared)
         name = f"{name}_{os.getpid()}"
+        if with_pam and (base := os.environ.get("PAM_TEST_BASE")):
+            source = f"{base}_{'sample' if with_sample else 'bare'}"
+            await _ask(facts.admin_dsn, f"create database {name} template {source} strategy file_copy", ())
+            await _ask(on_database(facts.admin_dsn, name), os.environ.get("PAM_TEST_MUTATION", ""), ())
+            return cls(facts=facts, name=name)
         await _ask(facts.admin_dsn, f"create database {name} template template0", ())
         await prepare_platform(on_database(facts.admin_dsn, name), home())
         owner = on_database(facts.owner_dsn, name)

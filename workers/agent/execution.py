@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 
 from workers.agent import narration
 from workers.agent.plain import plain
-from workers.kernel.errors import AccessRevoked, FenceLost, PamError, Refused, Unavailable
+from workers.kernel.errors import AccessRevoked, FenceLost, Refused, Unavailable
 from workers.kernel.ledger import tool_calls
 from workers.kernel.ledger.hold import Hold
 from workers.kernel.ledger.tool_calls import CallEffect, CallStatus, PlannedCall, RecordedCall
@@ -24,6 +25,9 @@ MAX_RESULT_CHARACTERS = 80_000
 _PARALLEL_READS = 4
 _MAX_KEPT_CHARACTERS = 200_000
 
+_MAX_DEPTH = 64
+_UNSEEN = "Nobody knows whether it took effect: look before you repeat it."
+
 log = structlog.get_logger()
 
 
@@ -31,7 +35,7 @@ def plan(call: ToolCall, call_id: UUID, tools: tuple[Tool, ...]) -> PlannedCall:
     """A model's call as the ledger keeps it: arguments that are no JSON object are kept as they came."""
     try:
         arguments = json.loads(call.arguments_json or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict) or not _storable(arguments):
         arguments = {"malformed": plain(call.arguments_json)[:_MAX_KEPT_CHARACTERS]}
@@ -42,12 +46,23 @@ def plan(call: ToolCall, call_id: UUID, tools: tuple[Tool, ...]) -> PlannedCall:
 
 
 def _storable(arguments: dict[str, Any]) -> bool:
-    """Whether jsonb can keep them: finite numbers, whole characters, no NUL, not endless."""
+    """Whether jsonb can keep them: finite numbers, whole characters, no NUL, neither endless nor bottomless."""
     try:
         text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
     except (ValueError, RecursionError):
         return False
-    return len(text) < 2_500_000 and all(plain(piece) == piece for piece in _texts(arguments))
+    if len(text) >= 2_500_000 or _is_deeper(arguments, _MAX_DEPTH):
+        return False
+    return all(plain(piece) == piece for piece in _texts(arguments))
+
+
+def _is_deeper(node: Any, levels: int) -> bool:
+    """Whether a JSON value nests deeper than this."""
+    if not isinstance(node, (dict, list)):
+        return False
+    if levels == 0:
+        return True
+    return any(_is_deeper(child, levels - 1) for child in (node.values() if isinstance(node, dict) else node))
 
 
 def _texts(node: Any) -> Iterator[str]:
@@ -104,10 +119,9 @@ class Execution:
             return await self._finish(call, CallStatus.FAILED, ToolResult(_complaint(tool, error)), began)
         is_repeat = call.status is CallStatus.STARTED
         if is_repeat and tool.effect is not CallEffect.READ and not tool.is_repeatable:
-            text = (
-                "A worker was lost while this call ran: nobody knows whether it took effect. Look before you repeat it."
+            return await self._finish(
+                call, CallStatus.UNKNOWN, ToolResult(f"A worker was lost while this call ran. {_UNSEEN}"), began
             )
-            return await self._finish(call, CallStatus.UNKNOWN, ToolResult(text), began)
         await tool_calls.begin(self._hold, call)
         context = ToolContext(
             hold=self._hold,
@@ -120,6 +134,13 @@ class Execution:
         return await self._finish(call, status, result, began)
 
     async def _run(self, tool: Tool, arguments: Any, context: ToolContext) -> tuple[CallStatus, ToolResult]:
+        """An effect whose outcome nobody saw is tried once more under its key, where the tool can tell a repeat."""
+        status, result = await self._attempt(tool, arguments, context)
+        if status is CallStatus.UNKNOWN and tool.is_repeatable:
+            return await self._attempt(tool, arguments, replace(context, is_repeat=True))
+        return status, result
+
+    async def _attempt(self, tool: Tool, arguments: Any, context: ToolContext) -> tuple[CallStatus, ToolResult]:
         try:
             async with asyncio.timeout(tool.timeout_seconds):
                 return CallStatus.SUCCEEDED, await tool.run(arguments, context)
@@ -127,26 +148,19 @@ class Execution:
             return CallStatus.FAILED, ToolResult(str(error))
         except (ToolRefused, Refused) as error:
             return CallStatus.REFUSED, ToolResult(str(error))
-        except TimeoutError:
-            return CallStatus.FAILED, ToolResult(
-                f"{tool.name} took longer than {tool.timeout_seconds:g} s and was stopped."
-            )
-        except Unavailable as error:
-            return CallStatus.FAILED, ToolResult(f"{tool.name} could not be carried out now: {error}")
         except (FenceLost, AccessRevoked):
             raise
+        except TimeoutError:
+            why = f"{tool.name} took longer than {tool.timeout_seconds:g} s and was stopped."
+        except Unavailable as error:
+            why = f"{tool.name} could not be carried out now: {error}."
         except Exception as error:
-            # A tool's own defect must not end the run, nor show its insides to the model.
-            log.error(
-                "tool broke",
-                tool=tool.name,
-                call_id=str(context.call_id),
-                error=type(error).__name__,
-                exc_info=not isinstance(error, PamError),
-            )
-            return CallStatus.FAILED, ToolResult(
-                f"{tool.name} broke inside PAM (call {context.call_id}): this is PAM's fault, not yours."
-            )
+            # A tool's own defect must not end the run, nor show its insides to the model or the log.
+            log.error("tool broke", tool=tool.name, call_id=str(context.call_id), error=type(error).__name__)
+            why = f"{tool.name} broke inside PAM (call {context.call_id}): this is PAM's fault, not yours."
+        if tool.effect is CallEffect.READ:
+            return CallStatus.FAILED, ToolResult(why)
+        return CallStatus.UNKNOWN, ToolResult(f"{why} {_UNSEEN}")
 
     async def _finish(self, call: RecordedCall, status: CallStatus, result: ToolResult, began: float) -> RecordedCall:
         text = _plain_result(result.text)
@@ -200,4 +214,5 @@ def _plain_result(text: str) -> str:
     kept = plain(text)
     if len(kept) <= MAX_RESULT_CHARACTERS:
         return kept
-    return f"{kept[:MAX_RESULT_CHARACTERS]}\n[cut: {len(kept) - MAX_RESULT_CHARACTERS:,} characters more; ask for a narrower part]"
+    more = len(kept) - MAX_RESULT_CHARACTERS
+    return f"{kept[:MAX_RESULT_CHARACTERS]}\n[cut: {more:,} characters more; ask for a narrower part]"

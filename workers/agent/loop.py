@@ -16,7 +16,7 @@ from workers.agent.limits import Allowance, allowance
 from workers.agent.plain import plain
 from workers.agent.preview import Preview
 from workers.agent.shutdown import Leaving, LeavingFlag
-from workers.kernel.ledger import messages, runs, steps
+from workers.kernel.ledger import events, messages, runs, steps
 from workers.kernel.ledger.hold import Hold
 from workers.kernel.ledger.runs import Claim, Run, RunStatus
 from workers.kernel.ledger.steps import Step
@@ -75,6 +75,8 @@ class Loop:
             )
             match decision:
                 case CallTools(calls):
+                    if any(call.is_answered for call in calls):
+                        await events.append(self._hold, narration.recalled(self._run, transcript.snapshot(self._run)))
                     for call in await self._execution.carry_out(calls):
                         transcript.settled(call)
                     empty_answers = 0

@@ -117,6 +117,14 @@ def question(run: Run, call: RecordedCall, transcript: list[dict[str, Any]]) -> 
     )
 
 
+def recalled(run: Run, transcript: list[dict[str, Any]]) -> list[Event]:
+    """A run goes on after an answer: what was said before, so that this part of the log stands for itself."""
+    return _told(
+        StateSnapshotEvent(snapshot={"status": "running", "runId": str(run.id)}),
+        MessagesSnapshotEvent.model_validate({"messages": transcript}),
+    )
+
+
 def succeeded(run: Run, text: str) -> list[Event]:
     """The end of a run that answered."""
     return _told(

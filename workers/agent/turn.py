@@ -17,7 +17,7 @@ from workers.kernel.worker_gateway import WorkerGateway
 from workers.model.protocol import Model
 from workers.tools.tool import Tool, ToolServices
 
-LEAVE_SECONDS = 20.0
+LEAVE_SECONDS = 5.0
 
 log = structlog.get_logger()
 
@@ -69,11 +69,16 @@ class Turns:
             log.warning("run lost", reason=str(lost))
         except AccessRevoked:
             await loop.fail("access_revoked", "The person who asked may not work in this organisation any more.")
+        except Unavailable:
+            raise
+        except Exception as error:  # the job's edge: caught once, recorded, told without its insides
+            log.error("run broke", error=type(error).__name__)
+            await loop.fail("internal", f"PAM itself failed ({type(error).__name__}): the run can be started again.")
 
     async def _guarded(self, hold: Hold, loop: Loop) -> None:
         """The loop beside its heart; whichever ends first decides."""
         work = asyncio.create_task(loop.advance())
-        heart = asyncio.create_task(self._beat(hold, loop))
+        heart = asyncio.create_task(self._beat(hold))
         try:
             await asyncio.wait({work, heart}, return_when=asyncio.FIRST_COMPLETED)
             if work.done():
@@ -103,7 +108,7 @@ class Turns:
                 task.cancel()
             await asyncio.gather(work, heart, return_exceptions=True)
 
-    async def _beat(self, hold: Hold, loop: Loop) -> _Halt:
+    async def _beat(self, hold: Hold) -> _Halt:
         """Pulse until something says stop. A database that is away for a moment is no reason: the lease decides."""
         leaving_for = 0.0
         while True:

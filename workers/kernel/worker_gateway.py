@@ -11,8 +11,16 @@ from workers.kernel.errors import AccessRevoked, FenceLost, Refused, Unavailable
 
 Json = Any  # what jsonb holds
 
+# A connection that died in silence is noticed within half a minute, not after hours.
+WATCHFUL = {
+    "connect_timeout": 5,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
 _TRANSIENT = ("40001", "40P01")
-_AWAY = ("57P01", "57P02", "57P03", "08000", "08003", "08006")
+_AWAY = ("57P01", "57P02", "57P03", "08000", "08003", "08006", "25006", "53100", "53200", "53300")
 
 
 class WorkerGateway:
@@ -27,7 +35,7 @@ class WorkerGateway:
             open=False,
             timeout=10,
             check=AsyncConnectionPool.check_connection,
-            kwargs={"autocommit": True, "prepare_threshold": None, "application_name": "pam-worker"},
+            kwargs={"autocommit": True, "prepare_threshold": None, "application_name": "pam-worker", **WATCHFUL},
         )
 
     async def open(self) -> None:

@@ -1,14 +1,17 @@
 """Runs one statement that a model wrote, as the person who asked: bound, read-only, always rolled back."""
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from psycopg import sql as compose
+from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from workers.kernel.errors import AccessRevoked, FenceLost, Unavailable
 from workers.kernel.ledger.hold import Hold
+from workers.kernel.worker_gateway import WATCHFUL
 from workers.tools.failures import ToolRetry
 
 
@@ -41,7 +44,7 @@ class BoundSql:
             open=False,
             timeout=10,
             check=AsyncConnectionPool.check_connection,
-            kwargs={"prepare_threshold": None, "application_name": "pam-agent-sql"},
+            kwargs={"prepare_threshold": None, "application_name": "pam-agent-sql", **WATCHFUL},
         )
 
     async def open(self) -> None:
@@ -87,6 +90,9 @@ class BoundSql:
                     await cursor.execute(statement.encode(), parameters, binary=True)
                     return await cursor.fetchall()
                 finally:
+                    # A session's advisory lock outlives the rollback; one statement could hold the sweeper's for good.
+                    if connection.info.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+                        await connection.execute(b"rollback; select pg_advisory_unlock_all()")
                     await connection.rollback()
         except PoolTimeout as error:
             raise Unavailable("the database did not answer within 10 s: check PAM_AGENT_DATABASE_URL") from error
@@ -115,7 +121,8 @@ def _spoken(error: psycopg.Error, limits: SqlLimits) -> Exception:
             )
         case "25006":
             return ToolRetry("This tool reads only: propose a change as a migration file instead.")
-        case _ if not state or isinstance(error, psycopg.OperationalError):
+        case _ if not state or state.startswith(("08", "57P")) or state == "53300":
+            # Other operational errors (too complex, locked, no such state) are the statement's own.
             return Unavailable(f"the database did not answer: {type(error).__name__}")
         case _:
             return ToolRetry(f"{message} (SQLSTATE {state})" + (f". {hint}" if hint else ""))

@@ -35,6 +35,8 @@ async def run(args: Args, context: ToolContext) -> ToolResult:
     if context.is_repeat and (version := await files.find_write(context.hold, context.call_id)) is not None:
         return ToolResult(f"{path} is written, version {version} (by this call, before its worker was lost).")
     before, expected = await _current(context, path)
+    if args.version is not None and args.version != expected:
+        raise ToolRetry(f"{path} is at version {expected}, not {args.version}: read it again and redo the change.")
     after = _edited(args, path, before)
     if len(after.encode(errors="replace")) > MAX_BYTES:
         raise ToolRetry("A workspace file may hold 1 MiB: write less, or several files.")
@@ -42,8 +44,6 @@ async def run(args: Args, context: ToolContext) -> ToolResult:
         raise ToolRetry(
             f"{path} exists already, at version {expected}: read it, then give version={expected} to overwrite it."
         )
-    if args.version is not None and args.version != expected:
-        raise ToolRetry(f"{path} is at version {expected}, not {args.version}: read it again and redo the change.")
     try:
         encoded = after.encode()
     except UnicodeEncodeError:

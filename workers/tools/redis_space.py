@@ -4,12 +4,14 @@ import json
 from dataclasses import dataclass
 from uuid import UUID
 
+import httpx
 from upstash_redis.asyncio import Redis
 from upstash_redis.errors import UpstashError
 
 from workers.kernel.errors import Unavailable
 
 _MARK_SECONDS = 86_400
+_AWAY = (UpstashError, httpx.HTTPError, OSError)
 
 # KEYS: the value, the mark of this call. ARGV: what to do, value, seconds …
 # One atomic step; a repeat answers the first outcome.
@@ -84,7 +86,7 @@ class RedisSpace:
         try:
             value = await self._redis.get(_named(org_id, key))
             seconds = await self._redis.ttl(_named(org_id, key))
-        except (UpstashError, OSError) as error:
+        except _AWAY as error:
             raise Unavailable(f"Redis did not answer: {type(error).__name__}") from error
         return None if value is None else (value, seconds)
 
@@ -99,7 +101,7 @@ class RedisSpace:
                 if cursor == 0 or len(found) >= count:
                     break
             entries = [Entry(key[len(_named(org_id, "")) :], await self._redis.ttl(key)) for key in sorted(found)]
-        except (UpstashError, OSError) as error:
+        except _AWAY as error:
             raise Unavailable(f"Redis did not answer: {type(error).__name__}") from error
         return entries, cursor
 
@@ -109,7 +111,7 @@ class RedisSpace:
         keys = [_named(org_id, key), f"pam:{org_id}:calls:{call_id}"]
         try:
             answer = await self._redis.eval(_WRITE, keys=keys, args=[act, value, str(seconds), ttl, str(_MARK_SECONDS)])
-        except (UpstashError, OSError) as error:
+        except _AWAY as error:
             raise Unavailable(f"Redis did not answer: {type(error).__name__}") from error
         return Written(**json.loads(str(answer)))
 

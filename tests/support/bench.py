@@ -1,0 +1,104 @@
+"""A run in its worker's hands, to carry out one tool call at a time: real ledger, real services, no model."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+from infra.local.facts import StackFacts
+from tests.support.database import Database
+from workers.agent.execution import Execution, plan
+from workers.kernel.ledger import steps, tool_calls
+from workers.kernel.ledger.hold import Hold
+from workers.kernel.ledger.steps import Step
+from workers.kernel.ledger.tool_calls import CallStatus, RecordedCall
+from workers.kernel.worker_gateway import WorkerGateway
+from workers.model.protocol import ToolCall
+from workers.tools import TOOLS
+from workers.tools.bound_sql import BoundSql, SqlLimits
+from workers.tools.redis_space import RedisSpace
+from workers.tools.tool import ToolContext, ToolServices
+
+_TOOLS = {tool.name: tool for tool in TOOLS}
+
+
+@dataclass
+class Bench:
+    """One claimed run of a person in an organisation."""
+
+    database: Database
+    hold: Hold
+    org_id: UUID
+    user_id: UUID
+    services: ToolServices
+    steps: int = 0
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, database: Database, facts: StackFacts, *, limits: SqlLimits | None = None
+    ) -> AsyncIterator["Bench"]:
+        """A new person, organisation and run, and the services that its tools may reach."""
+        gateway = WorkerGateway(dsn=database.worker_dsn)
+        sql = BoundSql(dsn=database.agent_dsn, limits=limits)
+        redis = RedisSpace(url=facts.upstash_url, token=facts.upstash_token)
+        await gateway.open()
+        await sql.open()
+        try:
+            user, org = await database.new_organization()
+            yield await cls._claimed(database, gateway, ToolServices(sql=sql, redis=redis), user, org)
+        finally:
+            await redis.close()
+            await sql.close()
+            await gateway.close()
+
+    @classmethod
+    async def _claimed(
+        cls, database: Database, gateway: WorkerGateway, services: ToolServices, user: UUID, org: UUID
+    ) -> "Bench":
+        run = await database.new_run(user, org)
+        hold = Hold(gateway, run, await database.claimed(run, lease_seconds=600))
+        return cls(database, hold, org, user, services)
+
+    async def beside(self) -> "Bench":
+        """Another run of the same person in the same organisation."""
+        return await self._claimed(self.database, self.hold.gateway, self.services, self.user_id, self.org_id)
+
+    async def elsewhere(self) -> "Bench":
+        """A run of somebody else in another organisation."""
+        user, org = await self.database.new_organization()
+        return await self._claimed(self.database, self.hold.gateway, self.services, user, org)
+
+    async def planned(self, tool: str, arguments: dict[str, Any]) -> RecordedCall:
+        """Record a step whose model asks for this call."""
+        self.steps += 1
+        asked = ToolCall(id=f"call_{self.steps}", name=tool, arguments_json=json.dumps(arguments))
+        call = plan(asked, uuid4(), TOOLS)
+        step = Step(
+            position=self.steps, message_id=uuid4(), text="", model="bench", input_sha256="", finish="tool_calls",
+            input_tokens=1, cached_input_tokens=0, output_tokens=1, is_estimated=False, cost_usd=0, seconds=0,  # type: ignore[arg-type]
+        )  # fmt: skip
+        await steps.record(self.hold, step, [call], [])
+        return RecordedCall(**call.model_dump(), step=self.steps, place=1, status=CallStatus.PLANNED, result=None)
+
+    async def carry_out(self, call: RecordedCall) -> RecordedCall:
+        """The path that every call takes, from intent to outcome."""
+        execution = Execution(hold=self.hold, org_id=self.org_id, tools=TOOLS, services=self.services)
+        return (await execution.carry_out((call,)))[0]
+
+    async def use(self, tool: str, /, **arguments: Any) -> tuple[str, str]:
+        """One call: how it went, and what the model reads."""
+        done = await self.carry_out(await self.planned(tool, arguments))
+        return done.status.value, done.result or ""
+
+    async def effect_without_outcome(self, tool: str, /, **arguments: Any) -> RecordedCall:
+        """A call whose worker was lost after the effect and before its record; to be carried out again."""
+        call = await self.planned(tool, arguments)
+        await tool_calls.begin(self.hold, call)
+        context = ToolContext(
+            hold=self.hold, org_id=self.org_id, call_id=call.id, is_repeat=False, services=self.services
+        )
+        await _TOOLS[tool].run(_TOOLS[tool].arguments.model_validate(arguments), context)
+        return call.model_copy(update={"status": CallStatus.STARTED})

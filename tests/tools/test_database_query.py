@@ -1,0 +1,175 @@
+"""database_query: what one person may read, within caps, with reasons that a model can act on."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.support.bench import Bench
+
+
+def rows(text: str) -> list[Any]:
+    """The JSON lines behind the heading."""
+    return [json.loads(line) for line in text.splitlines()[1:]]
+
+
+async def opened(bench: Bench, *tables: str) -> None:
+    """Open tables of the sample to agents."""
+    for table in tables:
+        await bench.database.owner("select pam.open_to_agent(%s::regclass)", table)
+
+
+async def test_rows_come_as_json_lines_and_only_those_the_person_may_see(bench: Bench) -> None:
+    await opened(bench, "public.projects", "public.members")
+    assert await bench.use("database_query", sql="select id from public.projects") == ("succeeded", "0 rows")
+    await bench.database.owner(
+        "insert into public.members (project_id, user_id) values (7, %s), (9, %s)", *[bench.user_id] * 2
+    )
+    status, text = await bench.use("database_query", sql="select p.id, p.name from public.projects p order by id")
+    assert status == "succeeded"
+    assert [row["id"] for row in rows(text)] == [7, 9]
+    other = await bench.elsewhere()
+    assert (await other.use("database_query", sql="select id from public.projects"))[1] == "0 rows"
+
+
+async def test_values_travel_as_parameters_of_their_types(bench: Bench) -> None:
+    status, text = await bench.use(
+        "database_query",
+        sql="select $1::int + 1 as n, $2::text || '!' as t, $3::numeric * 2 as x, not $4::boolean as b,"
+        " $5::text is null as z, $6::date + 1 as d, $7::uuid as u",
+        parameters=[41, "o'clock\n✓", 1.5, True, None, "2026-02-28", "00000000-0000-0000-0000-000000000007"],
+    )
+    assert status == "succeeded", text
+    assert rows(text) == [
+        {"n": 42, "t": "o'clock\n✓!", "x": 3.0, "b": False, "z": True, "d": "2026-03-01",
+         "u": "00000000-0000-0000-0000-000000000007"}
+    ]  # fmt: skip
+    hostile = "x'); drop table public.tasks; --"
+    status, text = await bench.use("database_query", sql="select $1::text as t", parameters=[hostile])
+    assert rows(text) == [{"t": hostile}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "told"),
+    [
+        ({"sql": "select $1::int", "parameters": []}, "failed", "names 1 parameters; 0 values were given"),
+        ({"sql": "select 1", "parameters": [1]}, "failed", "names 0 parameters; 1 values were given"),
+        ({"sql": "select $2::int", "parameters": [1]}, "refused", "without a gap"),
+        ({"sql": "select $1::int", "parameters": ["many"]}, "failed", "invalid input syntax for type integer"),
+        ({"sql": "select $1::int", "parameters": [[1]]}, "failed", "parameters"),
+        ({"sql": "select 1", "parameters": [1] * 101}, "failed", "at most 100"),
+        ({}, "failed", "Give either sql, or describe: true"),
+        ({"sql": "select 1", "describe": True}, "failed", "Give either sql, or describe: true"),
+        ({"sql": "select nothing from nowhere"}, "failed", 'relation "nowhere" does not exist (SQLSTATE 42P01)'),
+        ({"sql": "select 1/0"}, "failed", "division by zero (SQLSTATE 22012)"),
+        ({"sql": "selec 1"}, "refused", "syntax"),
+        ({"sql": "delete from public.tasks"}, "refused", ""),
+        ({"sql": "select 1; select 2"}, "refused", "one"),
+        ({"sql": "select set_config('request.jwt.claims', '{}', true)"}, "refused", "set_config"),
+        ({"sql": "select * from pg_catalog.pg_authid"}, "refused", "pg_"),
+        ({"sql": "select pg_sleep(1)"}, "refused", "pg_sleep"),
+        ({"sql": "select 1 as x) as y; commit; --"}, "refused", ""),
+    ],
+)
+async def test_what_cannot_run_says_why(bench: Bench, arguments: dict[str, Any], status: str, told: str) -> None:
+    went, text = await bench.use("database_query", **arguments)
+    assert (went, told in text) == (status, True), text
+    assert "broke inside" not in text
+
+
+async def test_no_more_than_two_hundred_rows_are_answered_and_it_is_said(bench: Bench) -> None:
+    _, text = await bench.use("database_query", sql="select n from generate_series(1, 200) n")
+    assert text.splitlines()[0] == "200 rows"
+    _, text = await bench.use("database_query", sql="select n from generate_series(1, 201) n")
+    assert text.splitlines()[0] == "200 rows (there are more: add a limit or a narrower condition)"
+    assert len(rows(text)) == 200
+
+
+async def test_a_row_that_is_too_long_is_no_answer(bench: Bench) -> None:
+    status, text = await bench.use(
+        "database_query", sql="select repeat('x', 1000) || repeat(repeat('y', 1000), 20) as t"
+    )
+    assert (status, text) == ("failed", "A row holds more than 20,000 characters: select fewer or shorter columns.")
+
+
+async def test_an_answer_that_is_too_long_is_cut_and_says_so(bench: Bench) -> None:
+    _, text = await bench.use("database_query", sql="select repeat('x', 1000) as t from generate_series(1, 150)")
+    assert 60_000 < len(text) < 60_200
+    assert text.endswith("characters more; select fewer rows or columns]")
+
+
+async def test_a_plan_has_real_times(bench: Bench) -> None:
+    await opened(bench, "public.projects", "public.members")
+    status, text = await bench.use(
+        "database_query", sql="select * from public.projects where id = $1", parameters=[3], explain=True
+    )
+    assert status == "succeeded", text
+    assert "Execution Time" in text
+    assert "projects" in text
+
+
+async def test_open_tables_are_described_and_closed_ones_are_not(bench: Bench) -> None:
+    await bench.database.owner(
+        "select pam.close_to_agent(t) from unnest(array['public.tasks'::regclass, 'public.invoices']) t"
+    )
+    await opened(bench, "public.projects", "public.members")
+    status, text = await bench.use("database_query", describe=True)
+    assert status == "succeeded"
+    assert "projects (about 300 rows" in text
+    assert "name text not null" in text
+    assert "policy 'Members read their projects' for select" in text
+    assert "invoices" not in text
+    assert "pam:" not in text, "PAM's own mirrors are nobody's business"
+
+
+async def test_a_closed_table_is_said_to_be_closed(bench: Bench) -> None:
+    await bench.database.owner("select pam.close_to_agent('public.invoices')")
+    status, text = await bench.use("database_query", sql="select * from public.invoices")
+    assert (status, "permission denied for table invoices" in text) == ("failed", True)
+    assert "not open to agents" in text
+
+
+async def test_a_table_whose_policies_changed_is_closed_until_a_person_has_looked(bench: Bench) -> None:
+    await opened(bench, "public.invitations")
+    assert (await bench.use("database_query", sql="select id from public.invitations"))[0] == "succeeded"
+    await bench.database.owner(
+        'create policy "everybody" on public.invitations for select to authenticated using (true)'
+    )
+    status, text = await bench.use("database_query", sql="select id from public.invitations")
+    assert (status, "its policies changed since it was opened" in text) == ("failed", True)
+    assert "A person must review the change" in text
+
+
+async def test_a_statement_that_takes_too_long_is_stopped(bench: Bench) -> None:
+    many = "generate_series(1, 10000)"
+    status, text = await bench.use("database_query", sql=f"select count(*) from {many} a, {many} b, {many} c")
+    assert (status, "ran longer than 1 s and was stopped" in text) == ("failed", True)
+    assert (await bench.use("database_query", sql="select 1 as one"))[0] == "succeeded"
+
+
+async def test_a_lock_is_not_waited_for(bench: Bench) -> None:
+    status, text = await bench.use("database_query", sql="select 1 from public.projects for update")
+    assert (status, "FOR UPDATE" in text) == ("refused", True)
+
+
+@pytest.mark.parametrize(
+    "spelling", ["t.stolen", "(t).stolen", '"t"."stolen"', "t.STOLEN", "(select x.stolen from t x)"]
+)
+async def test_a_teams_function_behind_a_dot_is_not_called(bench: Bench, spelling: str) -> None:
+    await opened(bench, "public.projects", "public.members")
+    await bench.database.owner("drop function if exists public.stolen(public.projects)")
+    await bench.database.owner(
+        "create function public.stolen(public.projects) returns text language sql as $$ select 'stolen' $$"
+    )
+    await bench.database.owner("grant execute on function public.stolen(public.projects) to public")
+    await bench.database.owner("insert into public.members (project_id, user_id) values (3, %s)", bench.user_id)
+    source = "with t as (select p from public.projects p) " if spelling.startswith("(select") else ""
+    table = "t" if source else "public.projects t"
+    status, text = await bench.use("database_query", sql=f"{source}select {spelling} as x from {table}")
+    assert (status, "function" in text) == ("refused", True), text
+
+
+async def test_a_removed_person_reads_nothing_more(bench: Bench) -> None:
+    await bench.database.admin("delete from pam.members where user_id = %s", bench.user_id)
+    with pytest.raises(Exception, match="may not work in this organisation any more"):
+        await bench.use("database_query", sql="select 1")
