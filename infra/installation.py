@@ -1,5 +1,6 @@
 """Put PAM into a Supabase project's database, bring it up to date, and take it away without a trace."""
 
+import asyncio
 import hashlib
 import secrets
 from collections.abc import Callable
@@ -72,7 +73,7 @@ async def install(
     migrations = read_migrations() if migrations is None else migrations
     done: list[str] = []
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-        await connection.execute("select pg_advisory_lock(%s)", [_LOCK])
+        await _take_turn(connection)
         await _check_platform(connection)
         applied = await _applied(connection)
         if applied is not None:
@@ -98,6 +99,18 @@ async def install(
                 ) from error
             done.append(migration.version)
     return done
+
+
+async def _take_turn(connection: psycopg.AsyncConnection) -> None:
+    """One installation at a time. Raises InstallationRefused after half a minute."""
+    for _ in range(60):
+        row = await (await connection.execute("select pg_try_advisory_lock(%s)", [_LOCK])).fetchone()
+        if row and row[0]:
+            return
+        await asyncio.sleep(0.5)
+    raise InstallationRefused(
+        "another installation holds this database (or a transaction pooler kept its lock): use the direct connection"
+    )
 
 
 async def _check_platform(connection: psycopg.AsyncConnection) -> None:
@@ -169,14 +182,39 @@ async def set_passwords(dsn: str, passwords: dict[str, str] | None = None) -> di
     chosen = passwords or {login: secrets.token_urlsafe(24) for login in LOGINS}
     async with await psycopg.AsyncConnection.connect(dsn) as connection:
         for login, password in chosen.items():
+            # A verifier instead of the password, as psql's \password sends it: servers log DDL.
+            verifier = connection.pgconn.encrypt_password(password.encode(), login.encode(), b"scram-sha-256").decode()
             await connection.execute(
-                sql.SQL("alter role {} password {}").format(sql.Identifier(login), sql.Literal(password))
+                sql.SQL("alter role {} password {}").format(sql.Identifier(login), sql.Literal(verifier))
             )
         await connection.execute(
             "insert into pam_private.settings (name, value) values ('logins_made_at', now()::text)"
             " on conflict (name) do update set value = excluded.value"
         )
     return chosen
+
+
+# What a team built on PAM's tables, functions and types: views, foreign keys, columns, policies.
+_DEPENDANTS = """
+with ours as (select oid from pg_catalog.pg_namespace where nspname in ('pam', 'pam_worker', 'pam_private')),
+stones as (
+  select 'pg_catalog.pg_class'::regclass as class, c.oid
+    from pg_catalog.pg_class c where c.relnamespace in (select oid from ours)
+  union all select 'pg_catalog.pg_proc'::regclass, f.oid
+    from pg_catalog.pg_proc f where f.pronamespace in (select oid from ours)
+  union all select 'pg_catalog.pg_type'::regclass, y.oid
+    from pg_catalog.pg_type y where y.typnamespace in (select oid from ours))
+select distinct pg_catalog.pg_describe_object(d.classid, d.objid, d.objsubid)
+  from pg_catalog.pg_depend d join stones s on s.class = d.refclassid and s.oid = d.refobjid
+  left join pg_catalog.pg_rewrite w on d.classid = 'pg_catalog.pg_rewrite'::regclass and w.oid = d.objid
+  left join pg_catalog.pg_constraint k on d.classid = 'pg_catalog.pg_constraint'::regclass and k.oid = d.objid
+  left join pg_catalog.pg_policy p on d.classid = 'pg_catalog.pg_policy'::regclass and p.oid = d.objid
+  left join pg_catalog.pg_trigger t on d.classid = 'pg_catalog.pg_trigger'::regclass and t.oid = d.objid
+  left join pg_catalog.pg_class c on c.oid = coalesce(
+    w.ev_class, k.conrelid, p.polrelid, t.tgrelid,
+    case when d.classid = 'pg_catalog.pg_class'::regclass then d.objid end)
+ where d.deptype = 'n' and c.relnamespace not in (select oid from ours)
+"""
 
 
 async def uninstall(dsn: str) -> list[str]:
@@ -186,7 +224,7 @@ async def uninstall(dsn: str) -> list[str]:
     """
     left: list[str] = []
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-        await connection.execute("select pg_advisory_lock(%s)", [_LOCK])
+        await _take_turn(connection)
         if await _applied(connection) is None:
             return left
         async with connection.transaction():
@@ -194,6 +232,12 @@ async def uninstall(dsn: str) -> list[str]:
             await connection.execute(
                 'drop policy if exists "pam: people watch the runs of their organisations" on realtime.messages'
             )
+            rows = await (await connection.execute(_DEPENDANTS)).fetchall()
+            if rows:
+                names = ", ".join(str(row[0]) for row in rows[:8])
+                raise InstallationRefused(
+                    f"objects of yours stand on PAM's and would go with it, drop them first: {names}"
+                )
             await connection.execute("drop schema pam, pam_worker, pam_private cascade")
             await connection.execute(
                 "do $$ declare s text; begin for s in select n.nspname from pg_catalog.pg_namespace n,"

@@ -23,8 +23,8 @@ async def run_ask(
     """Start a run and follow it to its end or its question."""
     if not env.get("SUPABASE_URL") and chosen_model(env) is None:
         raise CommandFailed(
-            "no model is set: put OPENAI_API_KEY into the environment or .env (and OPENAI_BASE_URL, PAM_MODEL for another "
-            "OpenAI-compatible server). `pam demo` works without"
+            "no model is set: put OPENAI_API_KEY into the environment or .env (OPENAI_BASE_URL, PAM_MODEL for another"
+            " OpenAI-compatible server). `pam demo` works without"
         )
     limit = money_limit(env)
     async with place(env, progress=_dimly(console)) as where:

@@ -229,7 +229,8 @@ class Demo:
             raise CommandFailed(f"the fix does not hold on the clone: {proof.reason}")
         self._say(
             f"The same {proof.rows} rows: {proof.before_seconds * 1000:.0f} ms before, "
-            f"{proof.after_seconds * 1000:.1f} ms after, {proof.ratio:.0f} × as fast. Nobody sees more or less than before."
+            f"{proof.after_seconds * 1000:.1f} ms after, {proof.ratio:.0f} × as fast. "
+            "Nobody sees more or less than before."
         )
 
     def _say(self, text: str) -> None:

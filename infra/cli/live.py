@@ -6,12 +6,13 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
+from postgrest.exceptions import APIError
 from realtime import AsyncRealtimeClient, RealtimeSubscribeStates
 
 from supabase import AsyncClient
@@ -69,14 +70,12 @@ class FrameRecorder(logging.Handler):
     def __init__(self, *, file: Path) -> None:
         super().__init__(level=logging.DEBUG)
         self._file = file.open("a")
-        self.count = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keep `receive:` lines only."""
         message = record.getMessage()
         if message.startswith("receive: "):
             raw = ast.literal_eval(message.removeprefix("receive: "))
-            self.count += 1
             self._file.write(
                 json.dumps({"at": time.time(), "frame": raw if isinstance(raw, str) else raw.hex()}) + "\n"
             )
@@ -239,7 +238,7 @@ class RunFollower:
                     .limit(500)
                     .execute()
                 )
-            except (httpx.HTTPError, OSError):
+            except (httpx.HTTPError, OSError, APIError):
                 await asyncio.sleep(0.5)
                 return
             rows: list[dict[str, Any]] = answer.data  # type: ignore[assignment]
@@ -261,6 +260,3 @@ class RunFollower:
         if session and self._socket and session.access_token != self._token:
             self._token = session.access_token
             await self._socket.set_auth(self._token)
-
-
-Renderer = Callable[[LoggedEvent | PreviewFrame | Cut], None]

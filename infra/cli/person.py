@@ -78,7 +78,7 @@ class Person:
             query = query.eq(column, value)
         try:
             return list((await query.execute()).data)  # type: ignore[arg-type]
-        except (httpx.HTTPError, OSError) as error:
+        except (httpx.HTTPError, OSError, APIError) as error:
             raise CommandFailed(f"{self.url} does not answer: {type(error).__name__}") from error
 
     async def import_card(self, org_id: str, card: AgentCard) -> dict[str, Any]:

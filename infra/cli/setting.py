@@ -79,19 +79,20 @@ def _start_over(state: Path) -> None:
     from infra.local.postgres import lay_out
     from infra.local.supervisor import clear_leftovers
 
-    lock = FileLock(file=state / "supervisor.lock")
-    free = lock.try_exclusive()
-    if not free:
-        lock.release()
-        raise CommandFailed("the stack is running: end the commands that use it (Ctrl-C), then try --fresh again")
-    clear_leftovers(state)
-    files = lay_out(state)
-    for leftover in (files.data, files.data.with_name(files.data.name + ".password"), state):
-        if leftover.is_dir():
-            shutil.rmtree(leftover)
-        else:
-            leftover.unlink(missing_ok=True)
-    lock.release()
+    locks = [FileLock(file=state / name) for name in ("users.lock", "supervisor.lock")]
+    try:
+        if not all(lock.try_exclusive() for lock in locks):
+            raise CommandFailed("the stack is running: end the commands that use it (Ctrl-C), then try --fresh again")
+        clear_leftovers(state)
+        data = lay_out(state).data
+        for leftover in (data, data.with_name(data.name + ".password"), *state.iterdir()):
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            elif leftover.suffix != ".lock":
+                leftover.unlink(missing_ok=True)
+    finally:
+        for lock in locks:
+            lock.release()
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,9 @@ class Place:
             if wanted not in {row["id"] for row in found}:
                 raise CommandFailed("PAM_ORG_ID names no organisation that you belong to")
             return wanted
+        if len(found) > 1 and self.stack is None:
+            names = ", ".join(f"{row['id']} ({row['name']})" for row in found)
+            raise CommandFailed(f"you belong to several organisations, set PAM_ORG_ID to one of: {names}")
         if found:
             return str(min(found, key=lambda row: str(row["created_at"]))["id"])
         return str((await person.call("create_organization", name="My organisation"))["org_id"])

@@ -95,8 +95,6 @@ class RunView:
                 self._line(f"    [yellow]{escape(value['tool'])}: {escape(value['status'])}[/yellow]")
             case "pam.resumed":
                 self._line("[yellow]  ↻ another worker took the run over[/yellow]")
-            case "pam.model_retry":
-                self._line(f"[yellow]  ↻ {escape(value['message'])}[/yellow]")
             case _:
                 return
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from infra.local.facts import StackFacts
 from infra.local.locks import FileLock
@@ -39,10 +40,7 @@ async def running_stack(options: StackOptions, *, progress: Progress = lambda li
 async def _facts(options: StackOptions, progress: Progress) -> StackFacts:
     start = await FileLock(file=options.state / "start.lock").exclusive()
     try:
-        probe = FileLock(file=options.state / "supervisor.lock")
-        is_alone = probe.try_exclusive()
-        probe.release()
-        if is_alone:
+        if _is_unsupervised(options.state):
             (options.state / "status.json").unlink(missing_ok=True)
             (options.state / "stack.json").unlink(missing_ok=True)
             supervisor = _spawn(options)
@@ -84,6 +82,14 @@ def _spawn(options: StackOptions) -> "subprocess.Popen[bytes]":
         )
 
 
+def _is_unsupervised(state: Path) -> bool:
+    probe = FileLock(file=state / "supervisor.lock")
+    try:
+        return probe.try_exclusive()
+    finally:
+        probe.release()
+
+
 async def _until_ready(
     options: StackOptions, supervisor: "subprocess.Popen[bytes] | None", progress: Progress
 ) -> StackFacts:
@@ -106,6 +112,8 @@ async def _until_ready(
         if supervisor is not None and supervisor.poll() is not None:
             tail = (logs / "supervisor.log").read_text(errors="replace").splitlines()[-6:]
             raise StackFailed("the stack's supervisor ended:\n" + "\n".join(tail) + f"\nLogs are in {logs}.")
+        if supervisor is None and _is_unsupervised(options.state):
+            raise StackFailed("the stack was just stopped by somebody else: run the command again")
         if time.monotonic() > deadline:
             raise StackFailed(f"the stack did not start within 4 minutes. Logs are in {logs}.")
         await asyncio.sleep(0.05)

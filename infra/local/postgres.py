@@ -1,6 +1,7 @@
 """Real PostgreSQL 18 with pgvector, from a wheel: initialise a folder once, start it on a loopback port, stop it."""
 
 import asyncio
+import hashlib
 import os
 import pwd
 import secrets
@@ -82,8 +83,11 @@ def lay_out(state: Path, *, programs: Path | None = None) -> PostgresFiles:
     if not copy.exists():
         half = home / f"{copy.name}.{os.getpid()}"
         shutil.copytree(programs, half, symlinks=True)
-        half.rename(copy)
-    name = str(state.resolve()).strip("/").replace("/", "-").replace(" ", "_")[-120:]
+        try:
+            half.rename(copy)
+        except OSError:  # another copy was faster
+            shutil.rmtree(half)
+    name = f"{state.name}-{hashlib.sha256(str(state.resolve()).encode()).hexdigest()[:16]}"
     return PostgresFiles(copy, home / "state" / name, account)
 
 

@@ -5,11 +5,13 @@ import hashlib
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import structlog
 
@@ -282,26 +284,26 @@ class Stack:
         return await self._python(f"worker-{number}", ["workers.main"], environment, port=None)
 
     async def watch(self, until: asyncio.Event) -> None:
-        """Start again what ends by itself, with a growing pause, until told to stop."""
-        pauses: dict[str, float] = {}
-        while not until.is_set():
-            for name, child in list(self._children.items()):
-                if child.process.returncode is None or until.is_set():
-                    continue
-                pause = pauses.get(name, 0.2)
-                pauses[name] = min(pause * 2, 30)
-                log.warning(
-                    "process ended, starting it again", name=name, status=child.process.returncode, pause_seconds=pause
-                )
-                await asyncio.sleep(pause)
-                try:
-                    await self._begin(name, self._starters[name])
-                except (ProcessFailed, OSError) as error:
-                    log.error("process does not start", name=name, reason=str(error))
-            try:
-                await asyncio.wait_for(until.wait(), 0.3)
-            except TimeoutError:
+        """Start again what ends by itself, each after a growing pause of its own, until told to stop."""
+        async with asyncio.TaskGroup() as watches:
+            for name in self._children:
+                watches.create_task(self._keep(name, until))
+
+    async def _keep(self, name: str, until: asyncio.Event) -> None:
+        pause, began = 0.2, time.monotonic()
+        while not await _is_set_within(until, 0.3):
+            status = self._children[name].process.returncode
+            if status is None:
                 continue
+            pause = 0.2 if time.monotonic() - began > 60 else min(pause * 2, 30)
+            log.warning("process ended, starting it again", name=name, status=status, pause_seconds=pause)
+            if await _is_set_within(until, pause):
+                return
+            began = time.monotonic()
+            try:
+                await self._begin(name, self._starters[name])
+            except (ProcessFailed, OSError) as error:
+                log.error("process does not start", name=name, reason=str(error))
 
     async def stop(self) -> None:
         """Stop everything: workers first, the database last."""
@@ -318,4 +320,21 @@ class Stack:
 
     def _note_children(self) -> None:
         """Who is there, so that the next start can clear away what a crash left behind."""
-        write_private(self._state / "children.json", {name: child.pid for name, child in self._children.items()})
+        noted = {name: [child.pid, _born(child.pid)] for name, child in self._children.items()}
+        write_private(self._state / "children.json", noted)
+
+
+def _born(pid: int) -> float:
+    """When a process began: with its number that names it, also after the number is used again."""
+    try:
+        return float(psutil.Process(pid).create_time())
+    except psutil.Error:
+        return 0.0
+
+
+async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True

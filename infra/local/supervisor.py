@@ -25,30 +25,19 @@ from workers.kernel import telemetry
 
 
 def clear_leftovers(state: Path) -> None:
-    """End what a killed supervisor left behind: only processes that it named and that still bear our marks."""
+    """End what a killed supervisor left behind: only processes that it named, by number and time of birth."""
     try:
         named = json.loads((state / "children.json").read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return
     left = []
-    for name, pid in named.items():
+    for name, (pid, born) in named.items():
         try:
             process = psutil.Process(pid)
-            words = " ".join(process.cmdline())
+            if abs(process.create_time() - born) < 1:
+                left.append((name, process))
         except psutil.Error:
             continue
-        if any(
-            mark in words
-            for mark in (
-                "infra.local.",
-                "workers.main",
-                "launch.ts",
-                "redis.conf",
-                str(state),
-                "redis-server 127.0.0.1",
-            )
-        ) or (name == "postgres" and "pginstall" in words):
-            left.append((name, process))
     for name, process in left:
         with contextlib.suppress(psutil.Error):
             process.send_signal(signal.SIGINT if name == "postgres" else signal.SIGTERM)

@@ -217,8 +217,10 @@ async def test_an_answer_goes_on_with_the_run_and_its_clock_stood_still(database
     question = await asked(database, run)
     await database.admin("update pam.runs set interrupted_at = interrupted_at - interval '2 hours'")
     (before,) = await database.admin("select deadline_at, turn from pam.runs")
-    viewer, helper = await database.new_member(org, "viewer"), await database.new_member(org, "developer")
-    assert code(await database.rpc(viewer, "answer_question", run_id=run, answer="Blue.")) == "forbidden"
+    helper = await database.new_member(org, "admin")
+    for role in ("viewer", "developer"):
+        bystander = await database.new_member(org, role)
+        assert code(await database.rpc(bystander, "answer_question", run_id=run, answer="Blue.")) == "forbidden"
     assert (
         code(await database.rpc(await database.new_person(), "answer_question", run_id=run, answer="x")) == "not_found"
     )
@@ -231,7 +233,7 @@ async def test_an_answer_goes_on_with_the_run_and_its_clock_stood_still(database
     assert (after["turn"], after["status"], after["interrupted_at"]) == (before["turn"] + 1, "queued", None)
     (row,) = await database.admin("select status, result from pam.tool_calls where id = %s", question)
     assert row == {"status": "answered", "result": "Blue."}
-    assert await audit(database, org, "run.answer") == [False, True]
+    assert await audit(database, org, "run.answer") == [False, False, True]
 
 
 async def test_ten_answers_at_once_are_one_turn(database: Database) -> None:

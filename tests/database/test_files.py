@@ -100,9 +100,9 @@ async def test_the_workspace_is_bounded_in_bytes_and_in_files(database: Database
     other, there = await database.new_organization()
     insert = (
         "insert into pam.files (org_id, path, version, sha256, size_bytes, is_text, kept_bytes, updated_by)"
-        " select %s, 'f' || n, 1, '', %s, true, %s from generate_series(1, %s) n"
+        " select %s, 'f' || n, 1, '', 1, true, %s, %s from generate_series(1, %s) n"
     )
-    await database.admin(insert, org, 268_435_456 // 4, owner, 4)
+    await database.admin(insert, org, 1_073_741_824 // 4, owner, 4)
     await database.admin(insert, there, 1, other, 20_000)
     assert code(await database.rpc(owner, "write_file", org_id=org, path="more", content="x")) == "limit"
     assert code(await database.rpc(owner, "write_file", org_id=org, path="none", content="")) == ""

@@ -155,8 +155,8 @@ class Lab:
 
 
 def _children(state: Path) -> dict[str, int]:
-    found: dict[str, int] = json.loads((state / "children.json").read_text())
-    return found
+    found: dict[str, tuple[int, float]] = json.loads((state / "children.json").read_text())
+    return {name: pid for name, (pid, _) in found.items()}
 
 
 @pytest.fixture(scope="module")

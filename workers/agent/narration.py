@@ -95,11 +95,6 @@ def outcome(call: RecordedCall, status: CallStatus, result: str, seconds: float,
     )
 
 
-def retried(attempt: str, sentence: str) -> list[Event]:
-    """The model said nothing or broke off; the run goes on."""
-    return _told(CustomEvent(name="pam.model_retry", value={"reason": attempt, "message": sentence}))
-
-
 def question(run: Run, call: RecordedCall, transcript: list[dict[str, Any]]) -> list[Event]:
     """The run waits for a person: the state and messages so far, then the interrupt."""
     asked = str(call.arguments.get("question", ""))

@@ -23,8 +23,8 @@ async def run(args: Args, context: ToolContext) -> ToolResult:
 
 TOOL = Tool(
     name="ask_person",
-    description="Ask the person you work for when a decision is theirs or something you need is unknown. The run waits; the "
-    "answer comes back as the result. Do not ask what you can find out with another tool.",
+    description="Ask the person you work for when a decision is theirs or something you need is unknown. The run "
+    "waits; the answer comes back as the result. Do not ask what you can find out with another tool.",
     arguments=Args,
     run=run,
     effect=CallEffect.PAUSE,

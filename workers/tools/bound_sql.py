@@ -91,9 +91,10 @@ class BoundSql:
                     return await cursor.fetchall()
                 finally:
                     # A session's advisory lock outlives the rollback; one statement could hold the sweeper's for good.
-                    if connection.info.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
-                        await connection.execute(b"rollback; select pg_advisory_unlock_all()")
-                    await connection.rollback()
+                    with contextlib.suppress(psycopg.Error):  # a connection that is lost must not hide a cancel
+                        if connection.info.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+                            await connection.execute(b"rollback; select pg_advisory_unlock_all()")
+                        await connection.rollback()
         except PoolTimeout as error:
             raise Unavailable("the database did not answer within 10 s: check PAM_AGENT_DATABASE_URL") from error
         except psycopg.Error as error:

@@ -90,9 +90,9 @@ def _capped(text: str) -> str:
 
 TOOL = Tool(
     name="database_query",
-    description="Read the team's database as the person you work for: you see exactly the rows that they may see. One SELECT "
-    "per call, values as $1, $2 in parameters; describe: true shows the open tables with columns, indexes and policies; "
-    "explain: true answers the plan with real times. At most 200 rows and 15 s. It never writes.",
+    description="Read the team's database as the person you work for: you see exactly the rows that they may see. "
+    "One SELECT per call, values as $1, $2 in parameters; describe: true shows the open tables with columns, "
+    "indexes and policies; explain: true answers the plan with real times. At most 200 rows and 15 s. It never writes.",
     arguments=Args,
     run=run,
     effect=CallEffect.READ,

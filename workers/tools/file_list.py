@@ -67,8 +67,8 @@ def _matching(pattern: str, entries: list[FileEntry]) -> list[FileEntry]:
 
 TOOL = Tool(
     name="file_list",
-    description="List the files of the workspace with sizes and versions, or, with search, the lines of text files that "
-    "match an expression. Start here to find your way.",
+    description="List the files of the workspace with sizes and versions, or, with search, the lines of text files "
+    "that match an expression. Start here to find your way.",
     arguments=Args,
     run=run,
     effect=CallEffect.READ,

@@ -94,8 +94,8 @@ def _diff(path: str, before: str, after: str) -> str:
 
 TOOL = Tool(
     name="file_write",
-    description="Create a file of the workspace (content), overwrite one (content and the version you read), or edit one "
-    "by replacing text that stands in it exactly once (replace, replacement). Answers the new version and a diff. "
+    description="Create a file of the workspace (content), overwrite one (content and the version you read), or edit "
+    "one by replacing text that stands in it exactly once (replace, replacement). Answers the new version and a diff. "
     "Refused when somebody changed the file since you read it: read it again and redo the change.",
     arguments=Args,
     run=run,

@@ -47,7 +47,8 @@ async def run(args: Args, context: ToolContext) -> ToolResult:
 
 TOOL = Tool(
     name="redis_get",
-    description="Read what redis_set stored: the value and the seconds it has left, or, with prefix, keys that begin with it.",
+    description="Read what redis_set stored: the value and the seconds it has left, or, with prefix, keys that "
+    "begin with it.",
     arguments=Args,
     run=run,
     effect=CallEffect.READ,

@@ -56,8 +56,9 @@ async def run(args: Args, context: ToolContext) -> ToolResult:
 
 TOOL = Tool(
     name="redis_set",
-    description="Store a short text under a key for a limited time (cache, session, lock with only_if_absent), or count a "
-    "counter. Keys belong to the organisation; nobody else sees them. Not for lasting data: use files or the database.",
+    description="Store a short text under a key for a limited time (cache, session, lock with only_if_absent), or "
+    "count a counter. Keys belong to the organisation; nobody else sees them. Not for lasting data: use files or "
+    "the database.",
     arguments=Args,
     run=run,
     effect=CallEffect.WRITE,

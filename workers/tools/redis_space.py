@@ -24,9 +24,13 @@ if ARGV[1] == 'increment' then
   if now and not string.match(now, '^-?%d+$') then
     outcome = cjson.encode({refused = 'The value is no whole number: it cannot be counted up.'})
   else
-    local sum = redis.call('INCRBY', KEYS[1], ARGV[2])
-    if redis.call('TTL', KEYS[1]) < 0 or ARGV[4] == 'given' then redis.call('EXPIRE', KEYS[1], ARGV[3]) end
-    outcome = cjson.encode({value = tostring(sum)})
+    local sum = redis.pcall('INCRBY', KEYS[1], ARGV[2])
+    if type(sum) == 'table' then
+      outcome = cjson.encode({refused = 'The counter would pass what 64 bits hold.'})
+    else
+      if redis.call('TTL', KEYS[1]) < 0 or ARGV[4] == 'given' then redis.call('EXPIRE', KEYS[1], ARGV[3]) end
+      outcome = cjson.encode({value = redis.call('GET', KEYS[1])})
+    end
   end
 elseif ARGV[1] == 'if_absent' then
   local done = redis.call('SET', KEYS[1], ARGV[2], 'EX', ARGV[3], 'NX')

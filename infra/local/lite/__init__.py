@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 
+from infra.local.locks import FileLock
 from infra.local.processes import Child, ProcessFailed
 
 _FILES = ("deno.json", "deno.lock", "launch.ts")
@@ -51,6 +52,14 @@ class Lite:
         """Fetch the locked packages, once. Raises ProcessFailed with what Deno said."""
         if self.is_installed:
             return
+        lock = await FileLock(file=self._home / "lite.lock").exclusive()
+        try:
+            if not self.is_installed:  # another command may have been faster
+                await self._fetch()
+        finally:
+            lock.release()
+
+    async def _fetch(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         for name in _FILES:
