@@ -1,0 +1,92 @@
+"""Verbs of one run never reach what belongs to another, not even under the same name."""
+
+import base64
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+
+from tests.database.test_doors import asked
+from tests.database.test_verbs import running
+from tests.support.database import Database
+
+
+async def test_a_search_reads_the_file_of_its_own_organisation_where_both_have_the_path(database: Database) -> None:
+    texts = {}
+    for word in ("mine", "theirs"):
+        owner, org, run, fence, _ = await running(database)
+        await database.rpc(owner, "write_file", org_id=org, path="same.txt", content=f"it is {word}\n")
+        texts[word] = (run, fence)
+    for word, (run, fence) in texts.items():
+        held = {"run_id": run, "fence": fence}
+        found = await database.worker("search_files", **held, pattern="it is", paths=("same.txt",), max_lines=9)
+        assert [line["text"] for line in found] == [f"it is {word}"]
+
+
+async def test_a_call_is_found_and_finished_by_its_own_run_alone(database: Database) -> None:
+    owner, org, first, fence, call = await running(database)
+    content = base64.b64encode(b"x").decode()
+    held = {"run_id": first, "fence": fence}
+    await database.worker("write_file", **held, call=call, path="a", content=content, expected_version=0)
+    assert (await database.worker("find_write", **held, call=call))["version"] == 1
+
+    beside = await database.new_run(owner, org)
+    next_to_it = {"run_id": beside, "fence": await database.claimed(beside)}
+    for verb, more in (
+        ("begin_call", {}),
+        ("finish_call", {"status": "failed", "result": "x", "events": []}),
+        ("interrupt_run", {"events": []}),
+    ):
+        with pytest.raises(psycopg.Error) as refused:
+            await database.worker(verb, **next_to_it, id=call, **more)
+        assert refused.value.sqlstate == "PM002", verb
+    (row,) = await database.admin("select status from pam.tool_calls where id = %s", call)
+    assert row["status"] == "planned"
+
+    _, _, foreign, foreign_fence, _ = await running(database)
+    assert await database.worker("find_write", run_id=foreign, fence=foreign_fence, call=call) is None
+
+
+async def test_a_question_just_asked_is_left_alone_by_the_sweep(database: Database) -> None:
+    owner, org = await database.new_organization()
+    run = await database.new_run(owner, org)
+    await asked(database, run)
+    await database.worker("sweep_runs")
+    (row,) = await database.admin("select status from pam.runs where id = %s", run)
+    assert row["status"] == "interrupted"
+
+
+async def test_a_thread_holds_one_unfinished_run_whoever_inserts_the_second(database: Database) -> None:
+    owner, org = await database.new_organization()
+    run: UUID = await database.new_run(owner, org)
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        await database.admin(
+            "insert into pam.runs (org_id, id, thread_id, agent_id, agent_version, user_id, max_steps, max_tokens,"
+            " max_cost_usd, deadline_at, request_sha256) select org_id, %s, thread_id, agent_id, agent_version, user_id,"
+            " max_steps, max_tokens, max_cost_usd, deadline_at, '' from pam.runs where id = %s",
+            uuid4(),
+            run,
+        )
+
+
+async def test_a_cancel_in_the_instant_of_a_question_ends_the_run(database: Database) -> None:
+    owner, _, run, fence, call = await running(database)
+    answer = await database.rpc(owner, "cancel_run", run_id=run)
+    assert answer["status"] == "running"
+    await database.worker("interrupt_run", run_id=run, fence=fence, id=call, events=[])
+    (row,) = await database.admin("select status from pam.runs where id = %s", run)
+    assert row["status"] == "cancelled"
+    (last,) = await database.admin("select payload from pam.events where run_id = %s order by seq desc limit 1", run)
+    assert last["payload"]["outcome"] == {"type": "cancelled"}
+
+
+async def test_what_a_team_built_on_pam_is_named_before_an_uninstall(database: Database) -> None:
+    from infra import installation
+
+    await database.owner("create view public.my_runs as select id from pam.runs")
+    with pytest.raises(installation.InstallationRefused, match="my_runs"):
+        await installation.uninstall(database.owner_dsn)
+    assert await database.owner("select to_regclass('public.my_runs')::text as view") == [{"view": "my_runs"}]
+    await database.owner("drop view public.my_runs")
+    await installation.uninstall(database.owner_dsn)
+    assert await database.owner("select to_regnamespace('pam') as pam") == [{"pam": None}]
