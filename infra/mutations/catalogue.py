@@ -9,7 +9,7 @@ from psycopg import sql
 from infra.mutations.mutation import Mutation, SqlChange
 
 POLICIES = ("tests/database/test_catalogue.py", "tests/database/test_policies.py")
-UNIQUE = ("tests/database/test_doors.py", "tests/database/test_files.py", "tests/database/test_verbs.py")
+UNIQUE = tuple(f"tests/database/test_{name}.py" for name in ("doors", "files", "verbs", "neighbours"))
 TRIGGERS = (
     "tests/database/test_organizations.py",
     "tests/database/test_verbs.py",

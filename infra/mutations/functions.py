@@ -165,10 +165,10 @@ _TESTS = {
     "pam_private.role_in": (_ORGANIZATIONS, _DOORS),
     "pam_private.write_file": (_FILES, _VERBS),
     "pam_private.hold": (_VERBS,),
-    "pam_private.end_run": (_DOORS, _VERBS),
+    "pam_private.end_run": (_DOORS, _VERBS, "tests/database/test_neighbours.py"),
     "pam_private": (_BOUND,),
     "pam_worker.preview_message": (_DOORBELL, _VERBS),
-    "pam_worker": (_VERBS,),
+    "pam_worker": (_VERBS, "tests/database/test_neighbours.py"),
 }
 
 _SWEEP = "pam_worker.sweep_runs"

@@ -90,3 +90,18 @@ async def test_what_a_team_built_on_pam_is_named_before_an_uninstall(database: D
     await database.owner("drop view public.my_runs")
     await installation.uninstall(database.owner_dsn)
     assert await database.owner("select to_regnamespace('pam') as pam") == [{"pam": None}]
+
+
+async def test_the_fence_rises_whenever_a_run_leaves_its_worker(database: Database) -> None:
+    async def fence_of(run: UUID) -> int:
+        (row,) = await database.admin("select fence from pam_private.run_heads where run_id = %s", run)
+        return int(row["fence"])
+
+    _, _, asking, fence, call = await running(database)
+    await database.worker("interrupt_run", run_id=asking, fence=fence, id=call, events=[])
+    assert await fence_of(asking) == fence + 1
+
+    owner, _, ended, fence, _ = await running(database)
+    await database.admin("update pam_private.run_heads set lease_until = now() - interval '1 s'")
+    await database.rpc(owner, "cancel_run", run_id=ended)
+    assert await fence_of(ended) == fence + 1

@@ -166,6 +166,19 @@ async def test_who_is_being_removed_cannot_add_themselves_again(database: Databa
     assert await role(database, org, admin) is None
 
 
+async def test_who_is_being_removed_cannot_take_others_along(database: Database) -> None:
+    owner, org = await database.new_organization()
+    admin, viewer = await database.new_member(org, "admin"), await database.new_member(org, "viewer")
+    async with await psycopg.AsyncConnection.connect(database.owner_dsn) as removing:
+        await become(removing, "authenticated", {"sub": owner, "role": "authenticated"})
+        await removing.execute("select pam.remove_member(%s, %s)", [org, admin])
+        along = asyncio.create_task(database.rpc(admin, "remove_member", org_id=org, user_id=viewer))
+        await _waits_for_a_lock(database, "remove_member")
+        await removing.commit()
+        assert code(await along) == "not_found"
+    assert await role(database, org, viewer) == "viewer"
+
+
 async def _waits_for_a_lock(database: Database, word: str) -> None:
     async with asyncio.timeout(10):
         while not await database.admin(
