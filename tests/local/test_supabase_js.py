@@ -1,15 +1,14 @@
 """The platform with the real supabase-js and realtime-js: `realtime.test.ts` run by Deno."""
 
 import asyncio
-import os
-import shutil
-import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from infra.cli.setting import home
+from infra.local.lite import Lite, deno_program
+
 HERE = Path(__file__).parent
-CONFIGURATION = HERE.parents[1] / "infra" / "local" / "lite" / "deno.json"
 SCHEMA = """
     create table if not exists public.js_notes (
       id uuid primary key default gen_random_uuid(), owner uuid not null default auth.uid(), body text);
@@ -31,17 +30,16 @@ async def test_a_browser_client_signs_in_reads_under_rls_and_listens(
     platform: Any, migrate: Callable[[str], Awaitable[None]]
 ) -> None:
     await migrate(SCHEMA)
-    deno = shutil.which("deno", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    assert deno is not None
-    flags = ["--no-prompt", "--ignore-env", "--allow-env=SUPABASE_URL,SUPABASE_PUBLISHABLE_KEY"]
-    environment = {name: os.environ[name] for name in ("PATH", "HOME", "DENO_DIR") if name in os.environ}
-    environment |= {
+    lite = Lite(home=home())
+    flags = ["--no-prompt", "--cached-only", "--ignore-env", "--allow-env=SUPABASE_URL,SUPABASE_PUBLISHABLE_KEY"]
+    environment = {
+        "DENO_DIR": str(home() / "deno"),
         "SUPABASE_URL": platform.url,
         "SUPABASE_PUBLISHABLE_KEY": platform.publishable_key,
         "NO_COLOR": "1",
     }
     child = await asyncio.create_subprocess_exec(
-        deno, "test", "--config", CONFIGURATION, "--allow-net=127.0.0.1", *flags, HERE / "realtime.test.ts",
+        deno_program(), "test", "--config", lite.folder / "deno.json", "--allow-net=127.0.0.1", *flags, HERE / "realtime.test.ts",
         env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     output, _ = await asyncio.wait_for(child.communicate(), 90)

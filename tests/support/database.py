@@ -1,6 +1,7 @@
 """Databases for one test each, cloned from a template, and people and logins that ask them."""
 
 import asyncio
+import itertools
 import json
 import os
 from collections.abc import AsyncIterator
@@ -138,6 +139,9 @@ async def _ask(dsn: str, statement: str, values: tuple[Any, ...]) -> list[dict[s
         return await cursor.fetchall() if cursor.description else []
 
 
+_numbers = itertools.count(1)
+
+
 class Template:
     """A prepared database that nobody is connected to, so that it can be cloned in some 50 ms."""
 
@@ -156,7 +160,7 @@ class Template:
         `pam test --mutations` prepares such databases once, PAM_TEST_BASE_bare and PAM_TEST_BASE_sample, and takes a
         guard out of each copy with the statements of PAM_TEST_MUTATION.
         """
-        name = f"{name}_{os.getpid()}"
+        name = f"{name}_{os.getpid()}_{next(_numbers)}"
         if with_pam and (base := os.environ.get("PAM_TEST_BASE")):
             source = f"{base}_{'sample' if with_sample else 'bare'}"
             await _ask(facts.admin_dsn, f"create database {name} template {source} strategy file_copy", ())
