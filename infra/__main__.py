@@ -16,6 +16,7 @@ from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "infra" / "lock"
+_NO_INDEX = "is the network (or your package index) there?"
 NEEDS_TEST = {"test", "check", "bench", "bundle"}
 
 
@@ -142,8 +143,9 @@ def install(venv: Path, lock: Path, total: int) -> None:
         raise SystemExit(130) from None
     if status:
         reasons = "\n".join(line for line in tail if "ERROR" in line or "error" in line.lower()) or "\n".join(tail)
+        is_full = "No space left" in reasons
         fail(
-            "the packages could not be installed: is the network (or your package index) there?\n"
+            f"the packages could not be installed: {'the disk is full, make room' if is_full else _NO_INDEX}\n"
             f"{reasons}\nRun the same command again to go on."
         )
 
