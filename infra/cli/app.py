@@ -275,9 +275,14 @@ def test(
     as_json: Json = False,
 ) -> None:
     """Run the test suite; further arguments go to pytest."""
-    from infra.cli.check import run_tests
+    if mutations:
+        from infra.mutations.run import run_mutations
 
-    report = run_tests(context.args, mutations=mutations, console=consoles(as_json), as_json=as_json)
+        report = run_mutations(context.args, console=consoles(as_json))
+    else:
+        from infra.pytest_run import run_tests
+
+        report = run_tests(context.args, as_json=as_json)
     answer(as_json, report)
     raise typer.Exit(int(report["status"]))
 

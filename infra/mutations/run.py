@@ -20,7 +20,6 @@ from rich.console import Console
 from rich.markup import escape
 
 from infra import installation
-from infra.cli.check import counted, harmless
 from infra.cli.setting import SCRIPTS, home
 from infra.local.attach import running_stack
 from infra.local.facts import StackFacts
@@ -28,6 +27,7 @@ from infra.local.lite import Lite
 from infra.local.stack import HERE, ROOT, SEED, StackOptions
 from infra.mutations import catalogue, functions, sources
 from infra.mutations.mutation import Edit, Mutation, SqlChange, TargetVanished
+from infra.pytest_run import counted, harmless
 
 AT_ONCE = 2
 PATIENCE_SECONDS = 180
