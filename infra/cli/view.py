@@ -19,6 +19,7 @@ class RunView:
 
     def __init__(self, *, console: Console) -> None:
         self._console = console
+        self._columns = console.width if console.is_terminal else _MAX_COLUMNS
         self._shown: dict[str, str] = {}
         self._open = ""
         self._arguments: dict[str, tuple[str, str]] = {}
@@ -55,11 +56,11 @@ class RunView:
                 self._arguments[event["toolCallId"]] = (name, given + event["delta"])
             case "TOOL_CALL_END":
                 name, given = self._arguments.get(event["toolCallId"], ("?", ""))
-                self._line(f"  [cyan]→ {escape(name)}[/cyan] {escape(_one_line(given))}")
+                self._line(f"  [cyan]→ {escape(name)}[/cyan] {escape(_one_line(given, self._columns - len(name) - 5))}")
             case "TOOL_CALL_RESULT":
                 name, _ = self._arguments.get(event["toolCallId"], ("?", ""))
                 self._line(f"  [green]← {escape(name)}[/green]")
-                for line in _first_lines(str(event["content"])):
+                for line in _first_lines(str(event["content"]), self._columns - 4):
                     self._line(f"    [dim]{escape(line)}[/dim]")
             case "CUSTOM":
                 self._custom(event["name"], event["value"])
@@ -115,13 +116,18 @@ class RunView:
         self._console.print(text, highlight=False, soft_wrap=True)
 
 
-def _one_line(text: str) -> str:
+def _one_line(text: str, columns: int) -> str:
     with contextlib.suppress(ValueError):
         text = json.dumps(json.loads(text), ensure_ascii=False)
-    return text if len(text) <= _MAX_COLUMNS else f"{text[: _MAX_COLUMNS - 1]}…"
+    return _cut(text, columns)
 
 
-def _first_lines(text: str) -> list[str]:
+def _first_lines(text: str, columns: int) -> list[str]:
     lines = text.splitlines()
-    short = [line if len(line) <= _MAX_COLUMNS else f"{line[: _MAX_COLUMNS - 1]}…" for line in lines[:_MAX_LINES]]
+    short = [_cut(line, columns) for line in lines[:_MAX_LINES]]
     return short if len(lines) <= _MAX_LINES else [*short, f"… {len(lines) - _MAX_LINES} lines more"]
+
+
+def _cut(text: str, columns: int) -> str:
+    columns = max(columns, 20)
+    return text if len(text) <= columns else f"{text[: columns - 1]}…"
