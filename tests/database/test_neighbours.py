@@ -8,6 +8,7 @@ import pytest
 
 from tests.database.test_doors import asked
 from tests.database.test_verbs import running
+from tests.database.world import step
 from tests.support.database import Database
 
 
@@ -105,3 +106,12 @@ async def test_the_fence_rises_whenever_a_run_leaves_its_worker(database: Databa
     await database.admin("update pam_private.run_heads set lease_until = now() - interval '1 s'")
     await database.rpc(owner, "cancel_run", run_id=ended)
     assert await fence_of(ended) == fence + 1
+
+
+async def test_how_the_last_step_ended_outlives_its_worker(database: Database) -> None:
+    owner, org = await database.new_organization()
+    run = await database.new_run(owner, org)
+    held = {"run_id": run, "fence": await database.claimed(run)}
+    assert (await database.worker("read_conversation", **held))["finish"] is None
+    await database.worker("record_step", **held, step={**step(), "finish": "length"}, calls=[], events=[])
+    assert (await database.worker("read_conversation", **held))["finish"] == "length"
