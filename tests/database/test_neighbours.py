@@ -115,3 +115,27 @@ async def test_how_the_last_step_ended_outlives_its_worker(database: Database) -
     assert (await database.worker("read_conversation", **held))["finish"] is None
     await database.worker("record_step", **held, step={**step(), "finish": "length"}, calls=[], events=[])
     assert (await database.worker("read_conversation", **held))["finish"] == "length"
+
+
+async def test_a_key_and_a_call_stand_for_one_thing_whoever_inserts_the_second(database: Database) -> None:
+    owner, org, run, fence, call = await running(database)
+    keyed = await database.new_run(owner, org, idempotency_key="once")
+    with pytest.raises(psycopg.errors.UniqueViolation, match="runs_idempotency"):
+        await database.admin(
+            "insert into pam.runs (org_id, id, thread_id, agent_id, agent_version, user_id, status, max_steps,"
+            " max_tokens, max_cost_usd, deadline_at, request_sha256, idempotency_key) select org_id, %s, thread_id,"
+            " agent_id, agent_version, user_id, 'failed', max_steps, max_tokens, max_cost_usd, deadline_at, '',"
+            " idempotency_key from pam.runs where id = %s",
+            uuid4(),
+            keyed,
+        )
+    content = base64.b64encode(b"x").decode()
+    await database.worker(
+        "write_file", run_id=run, fence=fence, call=call, path="a", content=content, expected_version=0
+    )
+    with pytest.raises(psycopg.errors.UniqueViolation, match="file_versions_of_call"):
+        await database.admin(
+            "insert into pam.file_versions (org_id, file_id, version, content, sha256, call_id, created_by)"
+            " select org_id, file_id, 2, content, sha256, call_id, created_by from pam.file_versions where call_id = %s",
+            call,
+        )
