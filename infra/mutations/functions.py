@@ -166,7 +166,7 @@ _TESTS = {
     "pam_private.write_file": (_FILES, _VERBS),
     "pam_private.hold": (_VERBS,),
     "pam_private.end_run": (_DOORS, _VERBS, "tests/database/test_neighbours.py"),
-    "pam_private": (_BOUND,),
+    "pam_private": (_BOUND, "tests/database/test_neighbours.py"),
     "pam_worker.preview_message": (_DOORBELL, _VERBS),
     "pam_worker": (_VERBS, "tests/database/test_neighbours.py"),
 }

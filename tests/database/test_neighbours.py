@@ -139,3 +139,31 @@ async def test_a_key_and_a_call_stand_for_one_thing_whoever_inserts_the_second(d
             " select org_id, file_id, 2, content, sha256, call_id, created_by from pam.file_versions where call_id = %s",
             call,
         )
+
+
+async def test_one_sweep_runs_at_a_time(database: Database) -> None:
+    owner, org = await database.new_organization()
+    run = await database.new_run(owner, org)
+    await database.admin("update pam_private.run_heads set rung_at = now() - interval '1 minute'")
+    async with await psycopg.AsyncConnection.connect(database.admin_dsn) as sweeping:
+        await sweeping.execute("select pg_advisory_xact_lock(hashtextextended('pam sweep', 0))")
+        assert await database.worker("sweep_runs") == []
+    assert await database.worker("sweep_runs") == [{"run_id": str(run), "turn": 1}]
+
+
+async def test_a_run_that_is_not_running_binds_nobody_even_under_its_fence(database: Database) -> None:
+    _, _, run, fence, _ = await running(database)
+    async with await psycopg.AsyncConnection.connect(database.agent_dsn) as agent:
+        await agent.execute("select pam_private.bind(%s, %s)", [run, fence])
+        await agent.rollback()
+        await database.admin("update pam.runs set status = 'failed' where id = %s", run)
+        with pytest.raises(psycopg.Error) as refused:
+            await agent.execute("select pam_private.bind(%s, %s)", [run, fence])
+    assert refused.value.sqlstate == "PM002"
+
+
+async def test_a_binding_that_was_left_behind_binds_no_other_transaction(database: Database) -> None:
+    stranger = await database.new_person()
+    await database.admin("insert into pam_private.agent_bindings (user_id, claims) values (%s, '{}')", stranger)
+    (row,) = await database.admin("select pam_private.bound_uid() as uid, pam_private.bound_claims() as claims")
+    assert row == {"uid": None, "claims": None}
