@@ -193,7 +193,7 @@ _BOUND = (
     ("row cap", " limit {limits.max_rows + 1}", ""),
     ("row size", "if any(len(row) > limits.max_row_characters for row in rows):", "if False:"),
     ("time limit", "set local statement_timeout = '{self._limits.statement_seconds}s';", ""),
-    ("rolled back", "await connection.rollback()", "await connection.commit()"),
+    ("rolled back", 'b"rollback; select pg_advisory', 'b"commit; select pg_advisory'),
 )
 _FOLLOWER = (
     ("doubled events", "                if seq > self._last:", "                if True:"),

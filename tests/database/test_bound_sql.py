@@ -296,3 +296,13 @@ async def test_without_a_binding_the_login_and_its_role_see_nothing(tracker: Tra
             if table != "invitations":  # open to anybody signed in, whoever that is
                 row: Any = await (await connection.execute(f"select count(*) from public.{table}".encode())).fetchone()
                 assert row[0] == 0, table
+
+
+async def test_a_transaction_takes_one_statement_reads_only_and_leaves_no_binding(tracker: Tracker) -> None:
+    hold = tracker.holds[tracker.attacker]
+    async with bound_sql(tracker.database, statement_seconds=5) as sql:
+        shown = await sql.select(hold, "select current_setting('transaction_read_only') as it", [])
+        assert shown.rows == ('{"it":"on"}',)
+        with pytest.raises(ToolRetry, match="multiple commands"):
+            await sql.explain(hold, "select 1; select 2", [])
+    assert await tracker.database.admin("select 1 from pam_private.agent_bindings") == []

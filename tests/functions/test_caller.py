@@ -16,6 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from functions import caller
 from functions.caller import MAX_TOKEN_CHARACTERS, CallerCheck, KeyRing
 from functions.main import create_app
 from functions.settings import ApiSettings
@@ -282,3 +283,9 @@ async def test_a_real_session_is_let_in_and_an_altered_one_is_not(api: httpx.Asy
     assert (await api.get(url, headers=ann.headers)).status_code == 200
     altered = ann.token[:-4] + ("AAAA" if ann.token[-4:] != "AAAA" else "BBBB")
     assert (await api.get(url, headers={"authorization": f"Bearer {altered}"})).status_code == 401
+
+
+@pytest.mark.parametrize("kind", ["oct", "OKP", None])
+def test_a_published_key_of_another_kind_is_no_key(kind: str | None) -> None:
+    published = {"kid": "x", "k": "c2VjcmV0", "x": "c2VjcmV0", "crv": "Ed25519"} | ({"kty": kind} if kind else {})
+    assert caller._public_key(published) is None

@@ -182,6 +182,8 @@ async def test_another_organisations_files_are_not_there(bench: Bench) -> None:
     assert (await other.use("file_list", search="secret"))[1] == "0 lines match in 0 files"
     assert (await other.use("file_write", path="mine.txt", content="theirs"))[0] == "succeeded"
     assert (await bench.use("file_read", path="mine.txt"))[1].endswith("secret")
+    found = await other.use("file_list", search="secret|theirs")
+    assert found[1] == "1 lines match in 1 files\nmine.txt:1: theirs", "both have the path, each its own lines"
 
 
 async def test_ranges_of_lines(bench: Bench) -> None:

@@ -94,7 +94,6 @@ class BoundSql:
                     with contextlib.suppress(psycopg.Error):  # a connection that is lost must not hide a cancel
                         if connection.info.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
                             await connection.execute(b"rollback; select pg_advisory_unlock_all()")
-                        await connection.rollback()
         except PoolTimeout as error:
             raise Unavailable("the database did not answer within 10 s: check PAM_AGENT_DATABASE_URL") from error
         except psycopg.Error as error:
