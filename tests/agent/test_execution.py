@@ -70,12 +70,16 @@ async def test_an_effect_that_nobody_saw_is_unknown_and_only_a_repeatable_one_is
 
 
 async def test_a_lost_effect_that_cannot_be_told_apart_is_not_repeated(bench: Bench) -> None:
+    ran: list[ToolContext] = []
+
     async def run(args: Any, context: ToolContext) -> ToolResult:
-        raise AssertionError("it must not run again")
+        ran.append(context)
+        return ToolResult("done twice")
 
     call = (await bench.planned("file_list", {})).model_copy(update={"status": CallStatus.STARTED})
     done = await carried_out(bench, standing_in(CallEffect.WRITE, run, is_repeatable=False), call)
     assert done.status is CallStatus.UNKNOWN
+    assert ran == []
 
 
 async def test_an_unknown_outcome_becomes_known_when_the_repeat_succeeds(bench: Bench) -> None:
