@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from workers.kernel.cards import MAX_BYTES, CardRefused, parse_card, read_card
+from workers.kernel.cards import MAX_BYTES, CardLimits, CardRefused, parse_card, read_card
 
 HERE = Path(__file__).parent
 GIVEN = HERE / "given_card.md"
@@ -288,3 +289,13 @@ def test_any_bytes_make_a_card_or_a_list_of_faults(content: bytes) -> None:
         assert refused.problems  # noqa: PT017 - both outcomes are right
     else:
         assert card.system_prompt
+
+
+def test_a_card_may_ask_for_no_more_than_a_run_may_be_given() -> None:
+    text = (HERE.parents[1] / "supabase" / "migrations" / "20261123000400_pam_runs.sql").read_text()
+    found = re.search(r"ceilings constant jsonb := '(\{.*?\})'", text)
+    assert found
+    for key, ceiling in json.loads(found[1]).items():
+        assert CardLimits.model_validate({key: ceiling})
+        with pytest.raises(ValidationError):
+            CardLimits.model_validate({key: ceiling + 1})

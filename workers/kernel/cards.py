@@ -66,14 +66,14 @@ class CardRefused(Exception):
 
 
 class CardLimits(BaseModel):
-    """What one run of the agent may use; None leaves it to the organisation's own limits."""
+    """What one run of the agent may use, within the ceilings of pam.start_run; None leaves it to the defaults."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_steps: int | None = Field(default=None, gt=0, le=10_000)
-    max_cost_usd: Decimal | None = Field(default=None, gt=0, le=10_000, allow_inf_nan=False)
-    max_seconds: int | None = Field(default=None, gt=0, le=30 * 86_400)
-    max_tokens: int | None = Field(default=None, gt=0, le=1_000_000_000)
+    max_steps: int | None = Field(default=None, gt=0, le=200)
+    max_cost_usd: Decimal | None = Field(default=None, gt=0, le=100, allow_inf_nan=False)
+    max_seconds: int | None = Field(default=None, gt=0, le=86_400)
+    max_tokens: int | None = Field(default=None, gt=0, le=20_000_000)
 
 
 class AgentCard(BaseModel):
