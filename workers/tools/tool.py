@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -28,27 +29,52 @@ class ToolServices:
 
 
 @dataclass(frozen=True)
+class Shown:
+    """What a person is shown before deciding on a call. `facts` come back to the call when it was approved."""
+
+    text: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ToolContext:
-    """For whom and under what key a call runs. `is_repeat`: a worker was lost after the intent was recorded."""
+    """For whom and under what key a call runs.
+
+    `is_repeat`: a worker was lost after the intent was recorded. `agreed`: the facts that a person was shown and
+    approved, None when the policy asked nobody.
+    """
 
     hold: Hold
     org_id: UUID
     call_id: UUID
     is_repeat: bool
     services: ToolServices
+    agreed: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class ToolResult:
-    """What the model reads, and events that viewers see besides (name → value)."""
+    """What the model reads, and events that viewers see besides (name → value).
+
+    `text` may hold up to 4 MiB: the path cuts it for the model and keeps the rest for file_read.
+    `origin` names where the content came from when PAM did not say it itself (a page, a file, rows, a log): the model
+    gets it marked as data, and the run counts as having read what nobody vouches for.
+    """
 
     text: str
     notes: dict[str, Any] = field(default_factory=dict)
+    origin: str | None = None
+    cost_usd: Decimal = Decimal(0)
 
 
 @dataclass(frozen=True)
 class Tool:
-    """One tool. `is_repeatable`: running it again under the same call id has no second effect."""
+    """One tool. `is_repeatable`: running it again under the same call id has no second effect.
+
+    `effect` is the strongest that the tool can have; `effect_of` says what a call with these arguments has, where they
+    decide. `show` makes what a person sees when the policy asks for consent; without it they see the arguments.
+    `ceiling_usd` is the most that a call can cost, reserved before it runs.
+    """
 
     name: str
     description: str
@@ -58,6 +84,10 @@ class Tool:
     timeout_seconds: float
     is_repeatable: bool
     is_conduct: bool = False
+    effect_of: Callable[[Any], CallEffect] | None = None
+    show: Callable[[Any, ToolContext], Awaitable[Shown]] | None = None
+    ceiling_usd: Callable[[Any], Decimal] | None = None
+    max_parallel: int = 4
 
     def schema(self) -> dict[str, Any]:
         """The JSON schema of the arguments, without titles that only cost tokens."""
