@@ -9,7 +9,8 @@ import psycopg
 
 from infra.bench.measure import Row, compared
 from infra.bench.runs import Bench
-from workers.agent.execution import Execution, plan
+from workers.agent.execution import Execution
+from workers.agent.planning import plan
 from workers.agent.slots import Slots
 from workers.kernel import telemetry
 from workers.kernel.ledger import steps
