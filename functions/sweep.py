@@ -11,8 +11,8 @@ import structlog
 from functions.settings import SweepSettings
 from workers.kernel import runqueue, telemetry
 from workers.kernel.errors import Unavailable
-from workers.kernel.ledger import runs
 from workers.kernel.runqueue import RunQueue
+from workers.kernel.sweeps import SWEEPS
 
 log = structlog.get_logger()
 
@@ -33,7 +33,7 @@ async def sweep(*, database_url: str, queue: RunQueue) -> dict[str, int]:
             application_name="pam-sweep",
         ) as connection:
             due: list[dict[str, Any]] = []
-            for verb in runs.SWEEPS:
+            for verb in SWEEPS:
                 row = await (await connection.execute(f"select pam_worker.{verb}(%s)".encode(), [MAX_RUNS])).fetchone()
                 due += row[0] if row else []
     except psycopg.OperationalError as error:

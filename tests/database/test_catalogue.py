@@ -7,7 +7,7 @@ import pytest
 
 from tests.database.world import World
 from tests.support.database import Database
-from workers.kernel.ledger.runs import SWEEPS
+from workers.kernel.sweeps import SWEEPS
 
 OURS = "('pam', 'pam_worker', 'pam_private')"
 _FUNCTIONS = (

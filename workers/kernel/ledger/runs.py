@@ -13,12 +13,11 @@ from workers.kernel.errors import Refused
 from workers.kernel.ledger.approvals import Ask
 from workers.kernel.ledger.hold import Hold
 from workers.kernel.ledger.pages import Cursor, Page
+from workers.kernel.sweeps import SWEEPS
 
 if TYPE_CHECKING:
     from workers.kernel.caller_gateway import CallerGateway
     from workers.kernel.worker_gateway import WorkerGateway
-
-SWEEPS = ("sweep_approvals", "sweep_runs")  # what every sweep calls, a worker's and the scheduled one
 
 
 class RunStatus(StrEnum):
