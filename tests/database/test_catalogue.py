@@ -168,7 +168,7 @@ EXECUTE = {
             f"pam.{name}"
             for name in (
                 "create_organization", "set_member", "remove_member", "import_agent", "start_run", "cancel_run",
-                "answer_question", "create_thread", "write_file", "read_file",
+                "answer_question", "create_thread", "write_file", "read_file", "allow_host", "disallow_host",
             )
         ),
     },

@@ -26,6 +26,7 @@ READERS = {
     "pam.tool_calls": MEMBERS,
     "pam.files": MEMBERS,
     "pam.file_versions": MEMBERS,
+    "pam.allowed_hosts": MEMBERS,
     "pam_private.settings": NOBODY,
     "pam_private.migrations": NOBODY,
     "pam_private.run_heads": NOBODY,
