@@ -1,9 +1,9 @@
-"""The network as this room sees it: a name is resolved once, every answer is judged, and one of those is connected to."""
+"""The network: a name is resolved once, every answer is judged, and one of those answers is connected to."""
 
 import asyncio
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 import certifi
@@ -14,7 +14,6 @@ from workers.outbound.failures import OutboundFailed, OutboundRefused
 from workers.outbound.target import LOOPBACK, Target
 
 Resolver = Callable[[str, int], Awaitable[list[str]]]
-SocketOptions = Iterable[tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]]
 _TRIED_ADDRESSES = 3
 
 
@@ -42,10 +41,11 @@ class Route:
     addresses: tuple[str, ...]
 
 
-class GuardedNetwork(httpcore.AsyncNetworkBackend):
+class GuardedNetwork:
     """Connects to public addresses alone; with `may_reach_loopback`, and by the name localhost, to this machine.
 
-    `connector` opens the socket. It is given an address, never a name.
+    It stands where httpcore has its pool: `connector`, httpcore's own backend, opens the socket, and is given an
+    address, never a name. No proxy, no environment and no earlier connection has a say.
     """
 
     def __init__(
@@ -88,7 +88,10 @@ class GuardedNetwork(httpcore.AsyncNetworkBackend):
             return stream
         try:
             return await stream.start_tls(self._trust, server_hostname=target.host, timeout=seconds)
-        except (httpcore.ConnectError, httpcore.ConnectTimeout, ssl.SSLError, OSError) as error:
+        except httpcore.ConnectTimeout:
+            await stream.aclose()
+            raise OutboundFailed(f"{target.authority} could not be reached in time.", was_sent=False) from None
+        except (httpcore.ConnectError, ssl.SSLError, OSError) as error:
             await stream.aclose()
             raise OutboundFailed(
                 f"{target.authority} does not prove who it is: its certificate was not accepted.",
@@ -98,27 +101,6 @@ class GuardedNetwork(httpcore.AsyncNetworkBackend):
         except BaseException:
             await stream.aclose()
             raise
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: SocketOptions | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        """As httpcore asks for a connection: resolved, judged and dialled in one go."""
-        return await self._dial(await self.find(host, port), timeout or 10)
-
-    async def connect_unix_socket(
-        self, path: str, timeout: float | None = None, socket_options: SocketOptions | None = None
-    ) -> httpcore.AsyncNetworkStream:
-        """Never."""
-        raise OutboundRefused("address", "Sockets of this machine are not reached.")
-
-    async def sleep(self, seconds: float) -> None:
-        """As httpcore waits."""
-        await asyncio.sleep(seconds)
 
     async def _dial(self, route: Route, seconds: float) -> httpcore.AsyncNetworkStream:
         for address in route.addresses:

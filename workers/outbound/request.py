@@ -15,42 +15,13 @@ MAX_VALUE_CHARACTERS = 4_096
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
 _VALUE = re.compile(r"[\x20-\x7e]*")
 # What says how the message travels, who sends it, or what it really is: set by this room or by nobody.
-_OURS = frozenset(
-    [
-        "host",
-        "connection",
-        "keep-alive",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-        "content-length",
-        "expect",
-        "http2-settings",
-        "accept-encoding",
-        "content-encoding",
-        "idempotency-key",
-        "user-agent",
-        "date",
-        "via",
-        "forwarded",
-        "origin",
-        "referer",
-        "x-http-method",
-        "x-http-method-override",
-        "x-method-override",
-        "x-original-url",
-        "x-original-host",
-        "x-rewrite-url",
-        "x-host",
-        "x-real-ip",
-        "x-client-ip",
-        "x-cluster-client-ip",
-        "true-client-ip",
-        "client-ip",
-        "cf-connecting-ip",
-    ]
-)
+_OURS = frozenset({
+    "host", "connection", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade", "content-length", "expect",
+    "http2-settings", "accept-encoding", "content-encoding", "idempotency-key", "user-agent", "date", "via",
+    "forwarded", "origin", "referer", "x-http-method", "x-http-method-override", "x-method-override",
+    "x-original-url", "x-original-host", "x-rewrite-url", "x-host", "x-real-ip", "x-client-ip", "x-cluster-client-ip",
+    "true-client-ip", "client-ip", "cf-connecting-ip",
+})  # fmt: skip
 _SECRET = frozenset({"authorization", "cookie", "cookie2", "set-cookie", "authentication", "x-authorization"})
 _CLOUD = frozenset({"metadata", "metadata-flavor", "x-metadata-token", "x-google-metadata-request"})
 _OURS_BY_BEGINNING = ("x-forwarded", "sec-", "proxy-")

@@ -18,22 +18,11 @@ from workers.outbound.request import Request
 from workers.tools.failures import ToolRefused, ToolRetry
 from workers.tools.tool import Arguments, Shown, Tool, ToolContext, ToolResult
 
-SHOWN_HEADERS = [
-    "content-type",
-    "location",
-    "allow",
-    "etag",
-    "last-modified",
-    "link",
-    "retry-after",
-    "x-request-id",
-    "ratelimit-limit",
-    "ratelimit-remaining",
-    "ratelimit-reset",
-    "x-ratelimit-limit",
-    "x-ratelimit-remaining",
-    "x-ratelimit-reset",
-]
+SHOWN_HEADERS = (
+    "content-type", "location", "allow", "etag", "last-modified", "link", "retry-after", "x-request-id",
+    "ratelimit-limit", "ratelimit-remaining", "ratelimit-reset",
+    "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset",
+)  # fmt: skip
 _MAX_TEXT_BYTES = 4_100_000
 _SHOWN_BODY_CHARACTERS = 4_000
 _CHARSETS = {"utf-8": "utf-8", "utf8": "utf-8", "us-ascii": "utf-8", "iso-8859-1": "latin-1", "latin1": "latin-1"}
