@@ -10,7 +10,7 @@ from workers.outbound.target import Target
 MAX_HEADER_CHARACTERS = 1_000
 ENCODINGS = "gzip, deflate"
 _BOMB_BYTES = 262_144
-_BOMB_RATIO = 200
+_BOMB_RATIO = 100
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Answer:
         return replace(
             self,
             target=replace(self.target, path=redaction.text(self.target.path), query=redaction.text(self.target.query)),
-            headers=tuple((name, redaction.text(value)) for name, value in self.headers),
+            headers=tuple((name, redaction.header(value)) for name, value in self.headers),
             body=redaction.content(self.body, is_whole=self.is_whole),
             note=redaction.text(self.note),
         )
@@ -70,7 +70,7 @@ class Body:
         piece = chunk[: room + 1] if self._unpacker is None else self._unpacker.unpack(chunk, room + 1)
         if self._kept_bytes + len(piece) > max(_BOMB_BYTES, self._sent_bytes * _BOMB_RATIO):
             raise OutboundRefused(
-                "size", "The body unpacks to more than two hundred times what was sent: it is not read."
+                "size", "The body unpacks to more than a hundred times what was sent: it is not read."
             )
         self._parts.append(piece[:room])
         self._kept_bytes += min(len(piece), room)

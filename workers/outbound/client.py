@@ -34,7 +34,7 @@ _PASSING = (429, 502, 503, 504)
 
 @dataclass
 class _Journey:
-    """One call with its redirects and repeats. The secret goes to `home` alone."""
+    """One call with its redirects and repeats. The secret goes to `home` alone, until the way leads elsewhere."""
 
     org_id: UUID
     admits: Admits
@@ -49,7 +49,7 @@ class _Journey:
         return Redaction(self.secrets)
 
     async def injection(self, target: Target) -> Injection:
-        if self.inject is None or target.origin != self.home.origin:
+        if self.inject is None:
             return NOTHING
         injection = await self.inject(target.authority)
         self.secrets += [one for one in injection.secrets if one not in self.secrets]
@@ -95,6 +95,8 @@ class Outbound:
                 if step is None:
                     return answer
                 request, target = step
+                if target.origin != journey.home.origin:
+                    journey.inject = None  # for good: a foreign host must not choose what is asked with the secret
                 if journey.redaction.text(target.url) != target.url:
                     raise OutboundRefused("redirect", "It carries a secret of the connection in its URL.")
             raise OutboundRefused("redirect", f"There were more than {self._limits.max_redirects} one after another.")
