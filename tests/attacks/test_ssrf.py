@@ -237,7 +237,9 @@ async def test_a_name_that_changes_its_mind_between_check_and_connect_is_asked_o
 async def test_a_socket_that_ends_elsewhere_than_it_was_told_is_cut_before_a_byte() -> None:
     async with Outside.open() as trap:
         client = sender(
-            names={"api.example.com": [PUBLIC]}, dialling=Dialling(really=("127.0.0.1", trap.port)), on_this_machine=True
+            names={"api.example.com": [PUBLIC]},
+            dialling=Dialling(really=("127.0.0.1", trap.port)),
+            on_this_machine=True,
         )
         with pytest.raises(OutboundRefused, match="another address"):
             await client.get("https://api.example.com/")

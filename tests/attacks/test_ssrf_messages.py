@@ -166,7 +166,9 @@ async def test_a_body_without_end_ends_at_the_cap(handler: Any) -> None:
         pytest.param(says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"), id="no length of a piece"),
         pytest.param(says(b"HTTP/1.1 200 OK\r\nX\0Y: a\r\n\r\n"), id="NUL in a header"),
         pytest.param(says(b"220 ftp.example.com ready\r\n"), id="another protocol"),
-        pytest.param(says(b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"), id="a switch"),
+        pytest.param(
+            says(b"HTTP/1.1 101 Switching\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"), id="a switch"
+        ),
         pytest.param(says(b""), id="a line that is cut"),
     ],
 )
@@ -201,4 +203,10 @@ async def test_nothing_of_the_environment_is_sent(monkeypatch: pytest.MonkeyPatc
         await sender(on_this_machine=True).get(f"{server.url}/x?y=z")
         (asked,) = server.asked
     assert (asked.method, asked.target, asked.body) == ("GET", "/x?y=z", b"")
-    assert {name.lower() for name, _ in asked.headers} == {"host", "user-agent", "accept", "accept-encoding", "connection"}
+    assert {name.lower() for name, _ in asked.headers} == {
+        "host",
+        "user-agent",
+        "accept",
+        "accept-encoding",
+        "connection",
+    }

@@ -65,13 +65,17 @@ async def test_no_redirect_leads_astray(location: str, status: int) -> None:
 
 
 async def test_a_chain_is_judged_to_its_last_link() -> None:
-    async with Outside.open() as trap, Outside.open(says(reply(302, Location=f"http://localhost:{trap.port}/"))) as last:
-        async with Outside.open(says(reply(302, Location=last.url))) as middle:
-            async with Outside.open(says(reply(302, Location=middle.url))) as first:
-                client = sender(allowed=only(first, middle, last), on_this_machine=True)
-                with pytest.raises(OutboundRefused, match=f"localhost:{trap.port} is not on the organisation's list"):
-                    await client.get(first.url)
-                assert [await s.connected() for s in (first, middle, last, trap)] == [1, 1, 1, 0]
+    async with (
+        Outside.open() as trap,
+        Outside.open(says(reply(302, Location=f"http://localhost:{trap.port}/"))) as last,
+    ):
+        middle, first = Outside.open(says(reply(302, Location=last.url))), Outside.open()
+        async with middle as second, first as start:
+            start.handler = says(reply(302, Location=second.url))
+            client = sender(allowed=only(start, second, last), on_this_machine=True)
+            with pytest.raises(OutboundRefused, match=f"localhost:{trap.port} is not on the organisation's list"):
+                await client.get(start.url)
+            assert [await s.connected() for s in (start, second, last, trap)] == [1, 1, 1, 0]
 
 
 async def test_a_circle_ends() -> None:
@@ -116,7 +120,7 @@ async def test_a_credential_stays_on_its_host_and_goes_along_within_it() -> None
 async def test_a_credential_does_not_come_back_after_a_detour() -> None:
     """Whoever is sent home by somebody else asks there without it: a foreign host chose what is asked."""
     async with Outside.open() as other, Outside.open(says(reply(302, Location=other.url), reply())) as start:
-        other._handler = says(reply(302, Location=f"{start.url}/transfer?to=evil"))
+        other.handler = says(reply(302, Location=f"{start.url}/transfer?to=evil"))
         answer = await sender(on_this_machine=True).get(start.url, inject=inject)
         assert (answer.status, answer.target.path) == (200, "/transfer")
         assert [carries_secret(asked) for asked in start.asked] == [True, False]
@@ -160,7 +164,7 @@ ECHOES = {
     "base64 of more, two bytes before": b64encode(f"me{SECRET}:and more".encode()).decode(),
     "hexadecimal": SECRET.encode().hex(),
     "hexadecimal in capitals": SECRET.encode().hex().upper(),
-    "JSON": '"sk+live/\\u00c4pfel=\'7f3a9c\'&Q"',
+    "JSON": "\"sk+live/\\u00c4pfel='7f3a9c'&Q\"",
     "JSON with escaped slashes": "\"sk+live\\/Äpfel='7f3a9c'&Q\"",
     "HTML": "sk+live/Äpfel=&#x27;7f3a9c&#x27;&amp;Q",
     "capitals": SECRET.upper(),

@@ -23,7 +23,8 @@ HOSTS = [
 async def test_the_database_and_the_client_agree_on_every_odd_host(world: World) -> None:
     assert len(HOSTS) == len(set(HOSTS)) > 60
     rows = await world.database.admin(
-        "select pam_private.host_fault(h) as fault from unnest(%s::text[]) with ordinality as x (h, n) order by n", HOSTS
+        "select pam_private.host_fault(h) as fault from unnest(%s::text[]) with ordinality as x (h, n) order by n",
+        HOSTS,
     )
     assert {h: row["fault"] for h, row in zip(HOSTS, rows, strict=True)} == {h: target.host_fault(h) for h in HOSTS}
     assert 40 < sum(row["fault"] is not None for row in rows) < len(HOSTS) - 10

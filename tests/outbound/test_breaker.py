@@ -1,6 +1,7 @@
 """The breaker: shared by all workers, one per organisation and host, and no reason to fail when Redis is away."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
@@ -97,10 +98,8 @@ async def test_a_host_that_keeps_failing_is_left_alone(breaker: Breaker, trouble
     async with Outside.open(says(trouble)) as server:
         guarded = sender(on_this_machine=True, breaker=breaker)
         for _ in range(FAILURES):
-            try:
+            with contextlib.suppress(OutboundFailed):
                 await guarded.send("POST", server.url, body=b"{}")
-            except OutboundFailed as error:
-                assert error.was_sent
         with pytest.raises(OutboundFailed, match="left alone for") as failed:
             await guarded.send("POST", server.url, body=b"{}")
         assert (failed.value.was_sent, await server.connected()) == (False, FAILURES)

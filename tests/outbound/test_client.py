@@ -129,7 +129,9 @@ async def test_whoever_asks_to_be_asked_again_is(status: int, after: str) -> Non
     assert (answer.status, keys) == (201, ["once", "once"])
 
 
-@pytest.mark.parametrize("after", ["16", "99999999999", format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True)])
+@pytest.mark.parametrize(
+    "after", ["16", "99999999999", format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True)]
+)
 async def test_whoever_asks_for_too_long_a_pause_is_left_alone(after: str) -> None:
     async with Outside.open(says(reply(503, Retry_After=after))) as server:
         answer = await sender(on_this_machine=True).get(server.url)
@@ -200,7 +202,11 @@ async def test_a_redirect_changes_the_method_as_it_should(method: str, status: i
     body = None if method in ("GET", "HEAD") else b"{}"
     async with Outside.open(says(reply(status, Location="../on?x=y#top"), reply(200))) as server:
         answer = await sender(on_this_machine=True).send(
-            method, f"{server.url}/a/b", body=body, headers={"Content-Type": "text/x"} if body else {}, idempotency_key="k"
+            method,
+            f"{server.url}/a/b",
+            body=body,
+            headers={"Content-Type": "text/x"} if body else {},
+            idempotency_key="k",
         )
         asked: list[Asked] = server.asked
     assert [one.method for one in asked] == [method, *([then] if then else [])]

@@ -83,7 +83,9 @@ def test_a_redirect_leads_on_from_where_it_was_said(location: str) -> None:
     assert followed(location, start=START).url == STEPS[location]
 
 
-@pytest.mark.parametrize("location", ["https:x", "https:/b.dev/", "mailto:a@b.dev", "x:y", "javascript:x://y", " /x", "\\\\b.dev"])
+@pytest.mark.parametrize(
+    "location", ["https:x", "https:/b.dev/", "mailto:a@b.dev", "x:y", "javascript:x://y", " /x", "\\\\b.dev"]
+)
 def test_an_odd_redirect_leads_nowhere(location: str) -> None:
     with pytest.raises(OutboundRefused):
         followed(location, start=START)
@@ -105,8 +107,7 @@ def test_whatever_is_read_is_read_the_same_again(text: str) -> None:
     for url in (text, f"https://{text}", f"https://{text}/", f"https://a.dev/{text}", f"https://a.dev{text}"):
         try:
             target = parsed(url)
-        except OutboundRefused as error:
-            assert str(error).endswith(".")
+        except OutboundRefused:
             continue
         assert parsed(target.url) == target
         assert target.url.isascii()

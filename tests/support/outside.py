@@ -96,7 +96,7 @@ class Outside:
 
     port: int = 0
     asked: list[Asked] = field(default_factory=list)
-    _handler: Handler | None = None
+    handler: Handler | None = None
     _ports: list[int] = field(default_factory=list)
     _tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     _arrived: asyncio.Event = field(default_factory=asyncio.Event)
@@ -104,9 +104,11 @@ class Outside:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, handler: Handler | None = None, *, tls: ssl.SSLContext | None = None) -> AsyncIterator["Outside"]:
+    async def open(
+        cls, handler: Handler | None = None, *, tls: ssl.SSLContext | None = None
+    ) -> AsyncIterator["Outside"]:
         """A server that answers; without a handler one that only counts."""
-        outside = cls(_handler=handler)
+        outside = cls(handler=handler)
         server = await asyncio.start_server(outside._connected, "127.0.0.1", 0, ssl=tls, limit=4_194_304)
         outside.port = server.sockets[0].getsockname()[1]
         try:
@@ -150,8 +152,8 @@ class Outside:
                 length = next((int(v) for n, v in headers if n.lower() == "content-length"), 0)
                 asked = Asked(method, target, headers, await reader.readexactly(length))  # type: ignore[arg-type]
                 self.asked.append(asked)
-                if self._handler:
-                    await self._handler(asked, writer)
+                if self.handler:
+                    await self.handler(asked, writer)
                 await writer.drain()
             finally:
                 writer.close()

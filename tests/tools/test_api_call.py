@@ -36,9 +36,7 @@ class OneConnection:
 
 
 async def allowed(bench: Bench, server: Outside) -> None:
-    answer = await bench.database.rpc(
-        bench.user_id, "allow_host", org_id=bench.org_id, host=f"localhost:{server.port}"
-    )
+    answer = await bench.database.rpc(bench.user_id, "allow_host", org_id=bench.org_id, host=f"localhost:{server.port}")
     assert "refused" not in answer
 
 
@@ -126,7 +124,11 @@ async def test_a_text_goes_out_under_its_own_type(bench: Bench) -> None:
         ({"json_body": 1, "text_body": "x", "method": "POST"}, "failed", "Give json_body or text_body, not both."),
         ({"json_body": 1}, "refused", "GET carries no body: put what is asked into the URL."),
         ({"text_body": "x" * 1_048_577, "method": "POST"}, "refused", "A body may hold 1 MiB: send it in parts."),
-        ({"headers": {"Authorization": "Bearer x"}}, "refused", "authorization is not given by hand: name a connection"),
+        (
+            {"headers": {"Authorization": "Bearer x"}},
+            "refused",
+            "authorization is not given by hand: name a connection",
+        ),
         ({"url": "http://api.example.com/"}, "refused", "Only https:// is spoken with the world."),
         ({"url": "https://127.0.0.1/"}, "refused", "Name a host, not an IP address"),
         ({"method": "TRACE"}, "failed", "method: "),
@@ -251,7 +253,9 @@ async def test_a_person_sees_what_would_leave_the_house(bench: Bench) -> None:
         '{"amount": 5}'
     )
     long = "x" * 4_000 + "and this too"
-    shown = (await api_call.show(api_call.Args(method="POST", url="https://a.dev", text_body=long), context(bench))).text
+    shown = (
+        await api_call.show(api_call.Args(method="POST", url="https://a.dev", text_body=long), context(bench))
+    ).text
     assert shown.endswith(f"x\n[cut: 4,012 characters in all, sha256 {hashlib.sha256(long.encode()).hexdigest()}]")
 
 
