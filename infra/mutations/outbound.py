@@ -88,11 +88,11 @@ _REDIRECT = (
     ("from https to http", 'if answer.target.scheme == "https" and target.scheme != "https":', _OFF),
     ("bodies to other hosts", "if is_elsewhere and not request.is_safe:", _OFF),
     ("headers to other hosts", "request = replace(request, headers=kept)", "pass"),
+    ("names of strangers", "return _NAMELESS.get(error.code, str(error))", "return str(error)"),
     ("content after a change of method", "headers=_without_content(request)", "headers=request.headers"),
 )
 _SENDING = (
-    ("allow-list", "if not await journey.admits(target.host, target.port):", _OFF),
-    ("network's rules", "        self._network.check(target)\n", ""),
+    ("allow-list", "if not is_allowed:", _OFF),
     ("request's rules", "        check(request)\n", ""),
     ("credential on its host", "                    journey.inject = None", "                    pass"),
     ("secrets in redirects", "if journey.redaction.text(target.url) != target.url:", _OFF),
@@ -107,6 +107,7 @@ _SENDING = (
     ("long pauses", "told if told <= self._limits.longest_pause_seconds else None", "0.0"),
     ("time of all attempts", "return asyncio.get_running_loop().time() + pause < journey.deadline", "return True"),
 )
+_NETWORK_ASKED = (("network's rules", "        self._network.check(target)\n", ""),)
 _LEFT_ALONE = (
     ("asked", "if pause := await self._breaker.enter(journey.org_id, target.authority):", _OFF),
     ("failures", "            await self._breaker.failed(journey.org_id, target.authority)\n", ""),
@@ -148,7 +149,7 @@ _REDACTION = (
     ("base64 for URLs", '            yield core.replace("+", "-").replace("/", "_")\n', ""),
     ("base64 in the middle", "for start in range(3):", "for start in range(1):"),
     ("tail of a cut", "if not is_whole and self._forms:", _OFF),
-    ("headers", 'return self.content(value.encode("latin-1")).decode("latin-1") if self._forms else value', "return value"),
+    ("headers", 'self.content(value.encode("latin-1")).decode("latin-1") if self._forms else value', "value"),
 )  # fmt: skip
 _CALL = (
     ("unknown outcomes", "if error.was_sent and not request.is_safe:", _OFF),
@@ -158,7 +159,7 @@ _CALL = (
         "request = _request(args, str(context.call_id))\n    inject",
         "request = _request(args, '')\n    inject",
     ),
-    ("origin", ', origin=f"page {answer.target.page[:500]}"', ""),
+    ("origin", ', origin=f"page {answer.target.page[:200]}"', ""),
     ("binary", 'if charset is None or b"\\0" in answer.body:', "if charset is None:"),
     ("charsets", "charset = _CHARSETS.get(named)", 'charset = _CHARSETS.get(named, "latin-1")'),
     ("irreversible", "CallEffect.IRREVERSIBLE if args.method", "CallEffect.EXTERNAL if args.method"),
@@ -194,6 +195,7 @@ MUTATIONS = (
     *_edits("URL", f"{_ROOM}/target.py", _URLS, _TARGET),
     *_edits("address", f"{_ROOM}/addresses.py", _ADDRESSES, _SSRF),
     *_edits("network", f"{_ROOM}/network.py", _NETWORK, _SSRF),
+    *_edits("client", f"{_ROOM}/client.py", _NETWORK_ASKED, _SSRF),
     *_edits("TLS", f"{_ROOM}/network.py", _TRUST, _CLIENT),
     *_edits("request", f"{_ROOM}/request.py", _REQUEST, _MESSAGES),
     *_edits("answer", f"{_ROOM}/answer.py", _ANSWER, _MESSAGES, _CLIENT),

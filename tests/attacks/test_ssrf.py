@@ -136,6 +136,7 @@ ADDRESSES = {
     "IPv6 link-local": "fe80::1",
     "IPv6 link-local with its zone": "fe80::1%lo",
     "IPv6 loopback with a zone": "::1%1",
+    "a public address with a zone": "2606:2800:220:1::1%1",
     "IPv6 unique local": "fd00::1",
     "metadata of AWS over IPv6": "fd00:ec2::254",
     "IPv6 site-local": "fec0::1",
@@ -256,6 +257,14 @@ async def test_a_public_name_stays_closed_where_this_machine_is_open() -> None:
         with pytest.raises(OutboundRefused, match="not public"):
             await lying.get(f"http://localhost:{trap.port}/")
         assert (await trap.connected(), client.dialling.dialled, lying.dialling.dialled) == (0, [], [])
+
+
+async def test_this_machine_has_no_name_in_production() -> None:
+    """Not even where the name server says that localhost is somewhere else."""
+    client = sender(names={"localhost": [PUBLIC]})
+    with pytest.raises(OutboundRefused, match="the worker's own machine"):
+        await client.get("https://localhost/")
+    assert client.dialling.dialled == []
 
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")

@@ -94,6 +94,15 @@ async def test_a_body_past_the_cap_is_cut_there() -> None:
     assert ((len(long.body), long.is_whole), (len(fits.body), fits.is_whole)) == ((1_000, False), (1_000, True))
 
 
+async def test_a_packed_body_is_cut_by_what_it_unpacks_to() -> None:
+    page = "".join(f"line {n * 7919 % 10_007}\n" for n in range(15_000)).encode()
+    async with Outside.open(says(reply(200, gzip.compress(page), Content_Encoding="gzip"))) as server:
+        client = sender(on_this_machine=True, limits=replace(QUICK, max_body_bytes=100_000))
+        answer = await client.get(server.url)
+    assert len(gzip.compress(page)) < 100_000 < len(page)
+    assert (answer.body, answer.is_whole) == (page[:100_000], False)
+
+
 # Repeats
 
 

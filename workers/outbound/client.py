@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from uuid import UUID
 
+from workers.kernel.errors import Refused, Unavailable
 from workers.outbound.answer import Answer
 from workers.outbound.breaker import Breaker
 from workers.outbound.credentials import NOTHING, Injection
@@ -20,7 +21,7 @@ from workers.outbound.failures import OutboundFailed, OutboundRefused
 from workers.outbound.limits import OutboundLimits
 from workers.outbound.network import GuardedNetwork
 from workers.outbound.redaction import Redaction
-from workers.outbound.redirect import next_step
+from workers.outbound.redirect import next_step, without_names
 from workers.outbound.request import Request, check
 from workers.outbound.target import Target, parsed
 
@@ -51,7 +52,10 @@ class _Journey:
     async def injection(self, target: Target) -> Injection:
         if self.inject is None:
             return NOTHING
-        injection = await self.inject(target.authority)
+        try:
+            injection = await self.inject(target.authority)
+        except Unavailable as error:
+            raise OutboundFailed(f"The connection could not be opened: {error}.", was_sent=False) from None
         self.secrets += [one for one in injection.secrets if one not in self.secrets]
         return injection
 
@@ -76,7 +80,7 @@ class Outbound:
         journey = _Journey(org_id, admits, inject, parsed(request.url), deadline)
         try:
             answer = await self._travel(journey, request)
-        except OutboundRefused as error:
+        except Refused as error:
             raise OutboundRefused(error.code, journey.redaction.text(str(error))) from None
         except OutboundFailed as error:
             told = journey.redaction.text(str(error))
@@ -100,21 +104,25 @@ class Outbound:
                 if journey.redaction.text(target.url) != target.url:
                     raise OutboundRefused("redirect", "It carries a secret of the connection in its URL.")
             raise OutboundRefused("redirect", f"There were more than {self._limits.max_redirects} one after another.")
-        except (OutboundRefused, OutboundFailed) as error:
+        except (Refused, OutboundFailed) as error:
             is_lost = isinstance(error, OutboundFailed) and error.was_sent and not request.is_safe
             if answer is None or is_lost:
                 raise
-            told = f"The redirect of {answer.target.authority} was not followed: {error}"
+            told = f"The redirect of {journey.home.authority} was not followed: {without_names(error)}"
             if not first.is_safe:
                 return replace(answer, note=told)
-            if isinstance(error, OutboundRefused):
+            if isinstance(error, Refused):
                 raise OutboundRefused(error.code, told) from None
             raise OutboundFailed(told, was_sent=error.was_sent) from None
 
     async def _hop(self, journey: _Journey, request: Request, target: Target) -> Answer:
         """One URL: may it be asked, is its host left alone, and then what it answers."""
         self._network.check(target)
-        if not await journey.admits(target.host, target.port):
+        try:
+            is_allowed = await journey.admits(target.host, target.port)
+        except Unavailable as error:
+            raise OutboundFailed(f"The list of hosts could not be read: {error}.", was_sent=False) from None
+        if not is_allowed:
             raise OutboundRefused(
                 "host",
                 f"{target.authority} is not on the organisation's list of hosts: an admin adds it with pam.allow_host.",

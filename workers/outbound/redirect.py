@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from workers.kernel.errors import Refused
 from workers.outbound.answer import Answer
 from workers.outbound.failures import OutboundRefused
 from workers.outbound.request import Request
@@ -9,6 +10,10 @@ from workers.outbound.target import Target, followed
 
 _REDIRECTS = (301, 302, 303, 307, 308)
 _KEPT_ACROSS_HOSTS = ("accept", "accept-language")
+_NAMELESS = {
+    "host": "It leads to a host that is not on the organisation's list.",
+    "address": "It leads to an address that is not public.",
+}
 
 
 def next_step(answer: Answer, request: Request) -> tuple[Request, Target] | None:
@@ -30,12 +35,22 @@ def next_step(answer: Answer, request: Request) -> tuple[Request, Target] | None
         request = replace(request, method="GET", body=None, headers=_without_content(request))
     if is_elsewhere and not request.is_safe:
         raise OutboundRefused(
-            "redirect", f"It would take the body to {target.authority}: call that host itself if it is meant."
+            "redirect", "It would take the body to another host: call that host itself if it is meant."
         )
     if is_elsewhere:
         kept = {name: value for name, value in request.headers.items() if name.lower() in _KEPT_ACROSS_HOSTS}
         request = replace(request, headers=kept)
     return request, target
+
+
+def without_names(error: Exception) -> str:
+    """Why a step was not taken, without a name in it: the other side chose it, and this sentence is PAM's own word.
+
+    Readers find the name in the audit log, and in the answer where that is shown.
+    """
+    if isinstance(error, Refused):
+        return _NAMELESS.get(error.code, str(error))
+    return "Its target did not answer."
 
 
 def _without_content(request: Request) -> dict[str, str]:

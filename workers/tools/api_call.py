@@ -77,7 +77,7 @@ async def run(args: Args, context: ToolContext) -> ToolResult:
         "seconds": answer.seconds,
         "attempts": answer.attempts,
     }
-    return ToolResult(_told(answer), notes={"pam.api_called": told}, origin=f"page {answer.target.page[:500]}")
+    return ToolResult(_told(answer), notes={"pam.api_called": told}, origin=f"page {answer.target.page[:200]}")
 
 
 async def show(args: Args, context: ToolContext) -> Shown:
