@@ -5,7 +5,9 @@ from infra.mutations.mutation import Edit, Mutation, without
 _ROOM = "workers/outbound"
 _OFF = "if False:"
 _SSRF, _REDIRECTS, _MESSAGES = (f"tests/attacks/test_ssrf{name}.py" for name in ("", "_redirects", "_messages"))
-_CLIENT, _BREAKER, _TARGET = (f"tests/outbound/test_{name}.py" for name in ("client", "breaker", "target"))
+_CLIENT, _BREAKER, _TARGET, _REDACTED = (
+    f"tests/outbound/test_{name}.py" for name in ("client", "breaker", "target", "redaction")
+)
 _TOOL, _LIST, _HOSTS = (
     "tests/tools/test_api_call.py",
     "tests/attacks/test_allow_list.py",
@@ -135,7 +137,6 @@ _EXCHANGE = (
     ),
     ("no kept connection", 'tell("Connection", "close")', "pass"),
     ("keys for effects alone", "if request.idempotency_key and not request.is_safe:", "if request.idempotency_key:"),
-    ("other protocols", "if response.status < 200:", _OFF),
 )
 _REDACTION = (
     ("capitals", "small, kept, start = content.lower(), [], 0", "small, kept, start = content, [], 0"),
@@ -204,7 +205,7 @@ MUTATIONS = (
     *_edits("breaker", f"{_ROOM}/client.py", _LEFT_ALONE, _BREAKER),
     *_edits("breaker", f"{_ROOM}/breaker.py", _SWITCH, _BREAKER),
     *_edits("exchange", f"{_ROOM}/exchange.py", _EXCHANGE, _REDIRECTS, _MESSAGES, _CLIENT),
-    *_edits("redaction", f"{_ROOM}/redaction.py", _REDACTION, _REDIRECTS),
+    *_edits("redaction", f"{_ROOM}/redaction.py", _REDACTION, _REDACTED, _REDIRECTS),
     *_edits("api_call", "workers/tools/api_call.py", _CALL, _TOOL, _LIST),
     *(
         Mutation(f"allow-list {function}: {what}", without(function, old, new), (tests,))

@@ -147,6 +147,12 @@ async def test_whoever_asks_for_too_long_a_pause_is_left_alone(after: str) -> No
         assert (answer.status, await server.connected()) == (503, 1)
 
 
+async def test_whoever_asks_for_a_pause_past_the_limit_is_answered_at_once() -> None:
+    async with Outside.open(says(reply(503, Retry_After="1"))) as server:
+        answer = await sender(on_this_machine=True, limits=replace(QUICK, total_seconds=0.5)).get(server.url)
+        assert (answer.status, await server.connected()) == (503, 1)
+
+
 def test_retry_after_is_a_number_or_a_date_or_nothing() -> None:
     soon = retry_after(format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True))
     assert soon is not None

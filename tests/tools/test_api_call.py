@@ -152,6 +152,7 @@ BINARY = b"\x89PNG\r\n\x1a\n\0\0"
     [
         (reply(200, BINARY, Content_Type="image/png"), None),
         (reply(200, BINARY, Content_Type="text/plain"), None),
+        (reply(200, b"a\0b", Content_Type="text/plain"), None),
         (reply(200, b"\xff\xfe", Content_Type="text/plain; charset=utf-8"), None),
         (reply(200, "hi".encode("utf-16"), Content_Type="text/plain; charset=utf-16"), None),
         (reply(200, b"+AHMAZQBj-", Content_Type="text/plain; charset=utf-7"), None),

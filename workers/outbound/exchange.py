@@ -57,8 +57,6 @@ async def exchange(
         raise OutboundFailed(
             f"{target.authority} broke the connection off or answered what is no HTTP.", was_sent=True
         ) from None
-    if response.status < 200:
-        raise OutboundFailed(f"{target.authority} wants to speak another protocol.", was_sent=True, may_repeat=False)
     headers = plain_headers(response.headers)
     encoding = ", ".join(value for name, value in headers if name == "content-encoding")
     body = Body(encoding="" if request.method == "HEAD" else encoding, max_bytes=limits.max_body_bytes)
