@@ -1,6 +1,6 @@
 """Mutations of the guarded HTTP client, its allow-list and api_call: one rule taken away at a time."""
 
-from infra.mutations.mutation import Edit, Mutation, without
+from infra.mutations.mutation import Edit, Mutation, Target
 
 _ROOM = "workers/outbound"
 _OFF = "if False:"
@@ -192,6 +192,9 @@ def _edits(title: str, file: str, rows: tuple[tuple[str, str, str], ...], *tests
     return [Mutation(f"outbound {title}: {what}", Edit(file, old, new), tests) for what, old, new in rows]
 
 
+TARGETS = tuple(
+    Target("allow-list", function, what, old, new, (tests,)) for function, what, old, new, tests in _FUNCTIONS
+)
 MUTATIONS = (
     *_edits("URL", f"{_ROOM}/target.py", _URLS, _TARGET),
     *_edits("address", f"{_ROOM}/addresses.py", _ADDRESSES, _SSRF),
@@ -207,8 +210,5 @@ MUTATIONS = (
     *_edits("exchange", f"{_ROOM}/exchange.py", _EXCHANGE, _REDIRECTS, _MESSAGES, _CLIENT),
     *_edits("redaction", f"{_ROOM}/redaction.py", _REDACTION, _REDACTED, _REDIRECTS),
     *_edits("api_call", "workers/tools/api_call.py", _CALL, _TOOL, _LIST),
-    *(
-        Mutation(f"allow-list {function}: {what}", without(function, old, new), (tests,))
-        for function, what, old, new, tests in _FUNCTIONS
-    ),
+    *(target.mutation() for target in TARGETS),
 )

@@ -27,7 +27,7 @@ class OneConnection:
     def __init__(self, *, host: str) -> None:
         self._host = host
 
-    async def injected(self, hold: Hold, name: str, host: str) -> Injection:
+    async def injected(self, hold: Hold, call_id: UUID, name: str, host: str) -> Injection:
         if name != "billing":
             raise Refused("not_found", f"There is no connection {name!r}.")
         if host != self._host:

@@ -15,7 +15,7 @@ from uuid import UUID
 from workers.kernel.errors import Refused, Unavailable
 from workers.outbound.answer import Answer
 from workers.outbound.breaker import Breaker
-from workers.outbound.credentials import NOTHING, Injection
+from workers.outbound.credentials import Injection
 from workers.outbound.exchange import exchange
 from workers.outbound.failures import OutboundFailed, OutboundRefused
 from workers.outbound.limits import OutboundLimits
@@ -51,7 +51,7 @@ class _Journey:
 
     async def injection(self, target: Target) -> Injection:
         if self.inject is None:
-            return NOTHING
+            return Injection()
         try:
             injection = await self.inject(target.authority)
         except Unavailable as error:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from typing import Protocol
+from uuid import UUID
 
 from workers.kernel.ledger.hold import Hold
 
@@ -18,13 +19,10 @@ class Injection:
         return f"Injection({len(self.headers)} headers, {len(self.query)} parameters)"
 
 
-NOTHING = Injection()
-
-
 class Credentials(Protocol):
     """Connections of the organisation that a run belongs to."""
 
-    async def injected(self, hold: Hold, name: str, host: str) -> Injection:
+    async def injected(self, hold: Hold, call_id: UUID, name: str, host: str) -> Injection:
         """What the connection adds for this host (`host`, or `host:port` unless the port is 443).
 
         Raises Refused when the name is unknown or the connection belongs to another host.

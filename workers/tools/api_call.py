@@ -124,7 +124,7 @@ def _injecting(args: Args, context: ToolContext) -> Injects | None:
         raise ToolRefused("This installation has no connections yet: call without one.")
 
     async def inject(host: str) -> Injection:
-        return await credentials.injected(context.hold, name, host)
+        return await credentials.injected(context.hold, context.call_id, name, host)
 
     return inject
 
