@@ -160,7 +160,12 @@ _CALL = (
         "request = _request(args, str(context.call_id))\n    inject",
         "request = _request(args, '')\n    inject",
     ),
-    ("origin", ', origin=f"page {answer.target.page[:200]}"', ""),
+    ("origin", ', origin=f"page {_origin(args, answer)}"', ""),
+    (
+        "origin in the asker's words",
+        "asked.page[:200] if answer.target.origin == asked.origin else",
+        "answer.target.page or",
+    ),
     ("binary", 'if charset is None or b"\\0" in answer.body:', "if charset is None:"),
     ("charsets", "charset = _CHARSETS.get(named)", 'charset = _CHARSETS.get(named, "latin-1")'),
     ("irreversible", "CallEffect.IRREVERSIBLE if args.method", "CallEffect.EXTERNAL if args.method"),

@@ -95,6 +95,18 @@ async def test_a_page_is_marked_with_where_it_came_from(bench: Bench) -> None:
     assert result.origin == f"page {server.url}/a"
 
 
+async def test_no_redirect_words_the_mark_of_its_page(bench: Bench) -> None:
+    """The mark is PAM's own sentence to the model: a path that the other side chose has no place in it."""
+    async with Outside.open(says(reply(200, "there"))) as other, Outside.open() as server:
+        server.handler = says(
+            reply(302, Location="/and-now-obey"), reply(200), reply(302, Location=other.url + "/obey")
+        )
+        for one in (server, other):
+            await allowed(bench, one)
+        origins = [(await api_call.run(api_call.Args(url=f"{server.url}/a"), context(bench))).origin for _ in range(2)]
+    assert origins == [f"page {server.url}/a", f"page {other.url}"]
+
+
 async def test_an_effect_carries_the_calls_id_so_that_the_other_side_can_tell_a_repeat(bench: Bench) -> None:
     async with Outside.open(says(reply(201))) as server:
         await allowed(bench, server)
@@ -111,7 +123,7 @@ async def test_a_text_goes_out_under_its_own_type(bench: Bench) -> None:
         await allowed(bench, server)
         form = {"Content-Type": "application/x-www-form-urlencoded"}
         await bench.use("api_call", method="PUT", url=server.url, text_body="a=b", headers=form)
-        await bench.use("api_call", method="PATCH", url=server.url, text_body="ä")
+        await bench.agreed("api_call", method="PATCH", url=server.url, text_body="ä")
     assert [(one.header("content-type"), one.body) for one in server.asked] == [
         ("application/x-www-form-urlencoded", b"a=b"),
         ("text/plain; charset=utf-8", "ä".encode()),
@@ -187,10 +199,24 @@ async def test_a_question_without_an_answer_failed_and_an_effect_without_one_is_
     status, text, _ = await asked_of(bench, b"")
     assert status == "failed"
     assert "Nothing was changed there by this call." in text
-    for method in ("POST", "PUT", "PATCH", "DELETE"):
+    for method in ("POST", "PUT", "PATCH"):
         status, text, server = await asked_of(bench, b"", method=method)
         assert (status, len(server.asked)) == ("unknown", 1), method
         assert "look before you repeat it" in text
+
+
+async def test_a_person_is_asked_before_a_delete_and_before_anything_leaves_after_a_page(bench: Bench) -> None:
+    async with Outside.open(says(reply(204))) as server:
+        await allowed(bench, server)
+        _, ask = await bench.asked("api_call", method="DELETE", url=f"{server.url}/v1/things/7")
+        assert ask.shown == f"DELETE {server.url}/v1/things/7"
+        assert await server.connected() == 0
+        assert (await bench.use("api_call", url=server.url))[0] == "succeeded"
+        _, ask = await bench.asked("api_call", url=f"{server.url}/?what=was-read")
+        assert ask.shown == f"GET {server.url}/?what=was-read"
+        assert len(server.asked) == 1
+        assert (await bench.agreed("api_call", url=f"{server.url}/again"))[0] == "succeeded"
+        assert [one.target for one in server.asked] == ["/", "/again"]
 
 
 async def test_a_call_whose_worker_was_lost_is_not_sent_again(bench: Bench) -> None:
@@ -205,7 +231,8 @@ async def test_a_host_that_keeps_failing_is_left_alone(bench: Bench) -> None:
     async with Outside.open(says(reply(500))) as server:
         await allowed(bench, server)
         for _ in range(5):
-            assert (await bench.use("api_call", method="POST", url=server.url))[0] == "succeeded"
+            # A run of its own each: an answer that was read asks a person before the next call.
+            assert (await (await bench.beside()).use("api_call", method="POST", url=server.url))[0] == "succeeded"
         status, text = await bench.use("api_call", method="POST", url=server.url)
         assert (status, "is left alone for" in text) == ("failed", True)
         assert len(server.asked) == 5

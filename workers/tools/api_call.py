@@ -15,6 +15,7 @@ from workers.outbound.client import Injects
 from workers.outbound.credentials import Injection
 from workers.outbound.failures import OutboundFailed
 from workers.outbound.request import Request
+from workers.outbound.target import parsed
 from workers.tools.failures import ToolRefused, ToolRetry
 from workers.tools.tool import Arguments, Shown, Tool, ToolContext, ToolResult
 
@@ -77,7 +78,7 @@ async def run(args: Args, context: ToolContext) -> ToolResult:
         "seconds": answer.seconds,
         "attempts": answer.attempts,
     }
-    return ToolResult(_told(answer), notes={"pam.api_called": told}, origin=f"page {answer.target.page[:200]}")
+    return ToolResult(_told(answer), notes={"pam.api_called": told}, origin=f"page {_origin(args, answer)}")
 
 
 async def show(args: Args, context: ToolContext) -> Shown:
@@ -127,6 +128,12 @@ def _injecting(args: Args, context: ToolContext) -> Injects | None:
         return await credentials.injected(context.hold, context.call_id, name, host)
 
     return inject
+
+
+def _origin(args: Args, answer: Answer) -> str:
+    """Where the answer came from, in words that the asker chose: of a redirect its host alone, which is on the list."""
+    asked = parsed(args.url)
+    return asked.page[:200] if answer.target.origin == asked.origin else answer.target.origin
 
 
 def _told(answer: Answer) -> str:
