@@ -8,6 +8,7 @@ from collections.abc import Coroutine
 from typing import Any
 from uuid import UUID
 
+import httpcore
 import structlog
 
 from workers.agent.shutdown import LeavingFlag
@@ -23,6 +24,10 @@ from workers.model.openai_wire import OpenAIModel
 from workers.model.prices import cost_of
 from workers.model.protocol import Usage
 from workers.model.retry import RetryingModel
+from workers.outbound.breaker import Breaker
+from workers.outbound.client import Outbound
+from workers.outbound.limits import OutboundLimits
+from workers.outbound.network import GuardedNetwork, public_trust, system_resolver
 from workers.tools import TOOLS
 from workers.tools.bound_sql import BoundSql
 from workers.tools.redis_space import RedisSpace
@@ -47,13 +52,24 @@ class Workshop:
         self._gateway = WorkerGateway(dsn=settings.database_url)
         self._sql = BoundSql(dsn=settings.agent_database_url)
         self._redis = RedisSpace(url=settings.upstash_url, token=settings.upstash_token)
+        self._breaker = Breaker(url=settings.upstash_url, token=settings.upstash_token)
+        outbound = Outbound(
+            network=GuardedNetwork(
+                resolver=system_resolver,
+                connector=httpcore.AnyIOBackend(),
+                trust=public_trust(),
+                may_reach_loopback=settings.may_reach_loopback,
+            ),
+            breaker=self._breaker,
+            limits=OutboundLimits(),
+        )
         self._queue = RunQueue(redis=runqueue.connect(settings.redis_url))
         model = OpenAIModel(name=settings.model, api_key=settings.model_key, base_url=settings.model_url or OPENAI_URL)
         self._turns = Turns(
             gateway=self._gateway,
             model=RetryingModel(model=model),
             tools=TOOLS,
-            services=ToolServices(sql=self._sql, redis=self._redis),
+            services=ToolServices(sql=self._sql, redis=self._redis, outbound=outbound),
             slots=Slots(),
             leaving=self.leaving,
             worker=f"{socket.gethostname()}:{os.getpid()}",
@@ -103,6 +119,7 @@ class Workshop:
         await self._sql.close()
         await self._gateway.close()
         await self._redis.close()
+        await self._breaker.close()
 
 
 _workshop: Workshop | None = None

@@ -50,6 +50,7 @@ def worker_environment(facts: StackFacts, *, model_key: str) -> dict[str, str]:
     kept = facts.environment()
     for name in ("PAM_WEBHOOK_SECRET", "SUPABASE_JWT_SECRET", "PAM_SWEEPER_DATABASE_URL"):
         del kept[name]
+    kept["PAM_OUTBOUND_LOOPBACK"] = "1"  # this machine is the only world that the stack has
     return {**kept, "PAM_MODEL": facts.model, "OPENAI_API_KEY": model_key, "OPENAI_BASE_URL": facts.model_url}
 
 

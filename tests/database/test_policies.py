@@ -29,6 +29,7 @@ READERS = {
     "pam.tool_policies": MEMBERS,
     "pam.approvals": MEMBERS,
     "pam.call_outputs": MEMBERS,
+    "pam.allowed_hosts": MEMBERS,
     "pam_private.settings": NOBODY,
     "pam_private.migrations": NOBODY,
     "pam_private.run_heads": NOBODY,

@@ -96,6 +96,7 @@ async def _team(database: Database) -> Team:
     people = {"owner": owner, **{role: await database.new_member(org, role) for role in ROLES[1:]}}
     removed = await database.new_member(org, "developer")
     await database.rpc(owner, "remove_member", org_id=org, user_id=removed)
+    await database.rpc(owner, "allow_host", org_id=org, host="api.example.com")
     run = await database.new_run(people["developer"], org)
     fence = await database.claimed(run)
     planned = call(path="notes.md")

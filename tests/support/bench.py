@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
+import httpcore
+
 from infra.local.facts import StackFacts
 from tests.support.database import Database
 from workers.agent.execution import Carried, Execution
@@ -19,6 +21,10 @@ from workers.kernel.ledger.steps import Step
 from workers.kernel.ledger.tool_calls import CallStatus, RecordedCall
 from workers.kernel.worker_gateway import WorkerGateway
 from workers.model.protocol import ToolCall
+from workers.outbound.breaker import Breaker
+from workers.outbound.client import Outbound
+from workers.outbound.limits import OutboundLimits
+from workers.outbound.network import GuardedNetwork, public_trust, system_resolver
 from workers.tools import TOOLS
 from workers.tools.bound_sql import BoundSql, SqlLimits
 from workers.tools.redis_space import RedisSpace
@@ -47,12 +53,20 @@ class Bench:
         gateway = WorkerGateway(dsn=database.worker_dsn)
         sql = BoundSql(dsn=database.agent_dsn, limits=limits)
         redis = RedisSpace(url=facts.upstash_url, token=facts.upstash_token)
+        breaker = Breaker(url=facts.upstash_url, token=facts.upstash_token)
+        network = GuardedNetwork(
+            resolver=system_resolver, connector=httpcore.AnyIOBackend(), trust=public_trust(), may_reach_loopback=True
+        )
+        outbound = Outbound(network=network, breaker=breaker, limits=OutboundLimits(backoff_seconds=0))
         await gateway.open()
         await sql.open()
         try:
             user, org = await database.new_organization()
-            yield await cls._claimed(database, gateway, ToolServices(sql=sql, redis=redis), user, org)
+            yield await cls._claimed(
+                database, gateway, ToolServices(sql=sql, redis=redis, outbound=outbound), user, org
+            )
         finally:
+            await breaker.close()
             await redis.close()
             await sql.close()
             await gateway.close()

@@ -30,6 +30,7 @@ class WorkerSettings:
     lease_seconds: int = 30
     sweep_seconds: float = 10
     pulse_seconds: float = 1
+    may_reach_loopback: bool = False
 
     def __repr__(self) -> str:
         return f"WorkerSettings(model={self.model!r})"
@@ -50,6 +51,8 @@ class WorkerSettings:
             model_url=environment.get("OPENAI_BASE_URL", "").strip() or None,
             lease_seconds=_whole(environment, "PAM_LEASE_SECONDS", 30),
             sweep_seconds=_whole(environment, "PAM_SWEEP_SECONDS", 10),
+            # For the embedded stack alone: lets api_call reach localhost where an organisation allows it.
+            may_reach_loopback=environment.get("PAM_OUTBOUND_LOOPBACK", "").strip() == "1",
         )
 
 

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 from workers.kernel.ledger.hold import Hold
 from workers.kernel.ledger.tool_calls import CallEffect
+from workers.outbound.client import Outbound
+from workers.outbound.credentials import Credentials
 from workers.tools.bound_sql import BoundSql
 from workers.tools.redis_space import RedisSpace
 
@@ -26,6 +28,8 @@ class ToolServices:
 
     sql: BoundSql
     redis: RedisSpace
+    outbound: Outbound
+    credentials: Credentials | None = None
 
 
 @dataclass(frozen=True)
