@@ -72,6 +72,23 @@ class KeyRing(Protocol):
         ...
 
 
+class Sealer:
+    """A data key that is ready, for one text."""
+
+    def __init__(self, *, key: DataKey, context: Context) -> None:
+        self._key: DataKey | None = key
+        self._context = dict(context)
+        self.key_id = key.key_id
+
+    def seal(self, plaintext: bytes) -> bytes:
+        """Encrypt. Raises ValueError at the second time: a data key is used once."""
+        key, self._key = self._key, None
+        if key is None:
+            raise ValueError("this data key was used: every text has one of its own")
+        head, nonce = _head(key.key_id, key.wrapped), os.urandom(NONCE_BYTES)
+        return head + nonce + AESGCM(key.plain).encrypt(nonce, plaintext, _bound(head, self._context))
+
+
 class Envelope:
     """Seals bytes for one context and opens them for the same alone."""
 
@@ -94,10 +111,11 @@ class Envelope:
 
     async def seal(self, plaintext: bytes, *, context: Context) -> bytes:
         """Encrypt under a new data key. Raises KeyAway when the ring does not answer."""
-        key = await self.ring.make(context)
-        head = _head(key.key_id, key.wrapped)
-        nonce = os.urandom(NONCE_BYTES)
-        return head + nonce + AESGCM(key.plain).encrypt(nonce, plaintext, _bound(head, context))
+        return (await self.sealer(context=context)).seal(plaintext)
+
+    async def sealer(self, *, context: Context) -> "Sealer":
+        """What seals one text later and needs the ring no more, for what must not be lost then. Raises KeyAway."""
+        return Sealer(key=await self.ring.make(context), context=context)
 
     async def open(self, sealed: bytes, *, context: Context) -> bytes:
         """What was sealed for this context. Raises SealBroken, or KeyAway."""
