@@ -11,6 +11,7 @@ import structlog
 from functions.settings import SweepSettings
 from workers.kernel import runqueue, telemetry
 from workers.kernel.errors import Unavailable
+from workers.kernel.ledger import runs
 from workers.kernel.runqueue import RunQueue
 
 log = structlog.get_logger()
@@ -21,7 +22,7 @@ MAX_RUNS = 500
 async def sweep(*, database_url: str, queue: RunQueue) -> dict[str, int]:
     """Sweep once: {"due", "queued"}. Raises Unavailable; nothing is lost by that, the next sweep rings again.
 
-    One statement on a connection of its own, and nothing prepared: a transaction pooler is fine with it.
+    A few statements on a connection of its own, and nothing prepared: a transaction pooler is fine with it.
     """
     try:
         async with await psycopg.AsyncConnection.connect(
@@ -31,11 +32,13 @@ async def sweep(*, database_url: str, queue: RunQueue) -> dict[str, int]:
             connect_timeout=5,
             application_name="pam-sweep",
         ) as connection:
-            row = await (await connection.execute("select pam_worker.sweep_runs(%s)", [MAX_RUNS])).fetchone()
+            due: list[dict[str, Any]] = []
+            for verb in runs.SWEEPS:
+                row = await (await connection.execute(f"select pam_worker.{verb}(%s)".encode(), [MAX_RUNS])).fetchone()
+                due += row[0] if row else []
     except psycopg.OperationalError as error:
         # The driver's own message can name the host and the login.
         raise Unavailable(f"the database did not answer ({type(error).__name__})") from None
-    due = row[0] if row else []
     queued = 0
     for run in due:
         queued += await queue.ring(UUID(run["run_id"]), run["turn"])

@@ -11,6 +11,7 @@ from uuid import UUID
 import structlog
 
 from workers.agent.shutdown import LeavingFlag
+from workers.agent.slots import Slots
 from workers.agent.turn import Turns
 from workers.kernel import runqueue
 from workers.kernel.errors import PamError, Unavailable
@@ -53,6 +54,7 @@ class Workshop:
             model=RetryingModel(model=model),
             tools=TOOLS,
             services=ToolServices(sql=self._sql, redis=self._redis),
+            slots=Slots(),
             leaving=self.leaving,
             worker=f"{socket.gethostname()}:{os.getpid()}",
             lease_seconds=settings.lease_seconds,

@@ -101,8 +101,8 @@ _AGENT = (
     (
         _EXECUTION,
         "intent before effect",
-        "await tool_calls.begin(self._hold, call)",
-        "pass",
+        "begun = await tool_calls.begin(self._hold, call, ceiling_usd=prepared.ceiling_usd)",
+        "begun = tool_calls.Begun(None)",
         ("tests/tools", _TAKEOVER),
         "repeat or wherever or lost",
     ),
@@ -117,8 +117,8 @@ _AGENT = (
     (
         _EXECUTION,
         "unknown outcome",
-        "if is_repeat and tool.effect is not",
-        "if False and tool.effect is not",
+        "if is_repeat and prepared.effect is not",
+        "if False and prepared.effect is not",
         ("tests/agent/test_execution.py",),
         "lost_effect",
     ),
@@ -133,8 +133,8 @@ _AGENT = (
     (
         _EXECUTION,
         "time limit of a tool",
-        "async with asyncio.timeout(tool.timeout_seconds):",
-        "async with asyncio.timeout(None):",
+        "asyncio.timeout(tool.timeout_seconds):",
+        "asyncio.timeout(None):",
         ("tests/agent/test_execution.py",),
         "nobody_saw",
     ),

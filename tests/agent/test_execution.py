@@ -13,7 +13,7 @@ from infra.local.facts import StackFacts
 from tests.support.bench import Bench
 from tests.support.database import Database
 from workers.agent.decisions import Stop
-from workers.agent.execution import Execution, plan
+from workers.agent.execution import plan
 from workers.agent.limits import MAX_OUTPUT_TOKENS, Allowance, allowance
 from workers.kernel.errors import Unavailable
 from workers.kernel.ledger.runs import Run
@@ -31,8 +31,7 @@ async def bench(database: Database, stack: StackFacts) -> AsyncIterator[Bench]:
 
 async def carried_out(bench: Bench, tool: Tool, call: RecordedCall) -> RecordedCall:
     """The call by this tool instead of the one it was planned for."""
-    execution = Execution(hold=bench.hold, org_id=bench.org_id, tools=(tool,), services=bench.services)
-    return (await execution.carry_out((call,)))[0]
+    return (await bench.carry_out_all(call, tools=(tool,))).ended[0]
 
 
 def standing_in(effect: CallEffect, run: Any, *, is_repeatable: bool) -> Tool:
@@ -61,8 +60,9 @@ async def test_an_effect_that_nobody_saw_is_unknown_and_only_a_repeatable_one_is
             await asyncio.Event().wait()
         raise Unavailable("it is away") if trouble == "away" else RuntimeError("secret-canary")
 
-    call = await bench.planned("file_list", {})
-    done = await carried_out(bench, standing_in(effect, run, is_repeatable=is_repeatable), call)
+    tool = standing_in(effect, run, is_repeatable=is_repeatable)
+    call = await bench.planned("file_list", {}, tools=(tool,))
+    done = await carried_out(bench, tool, call)
     assert done.status.value == status
     assert repeats == [False, True][:tries]
     assert "secret-canary" not in (done.result or "")
@@ -76,8 +76,9 @@ async def test_a_lost_effect_that_cannot_be_told_apart_is_not_repeated(bench: Be
         ran.append(context)
         return ToolResult("done twice")
 
-    call = (await bench.planned("file_list", {})).model_copy(update={"status": CallStatus.STARTED})
-    done = await carried_out(bench, standing_in(CallEffect.WRITE, run, is_repeatable=False), call)
+    tool = standing_in(CallEffect.WRITE, run, is_repeatable=False)
+    call = await bench.planned("file_list", {}, tools=(tool,))
+    done = await carried_out(bench, tool, call.model_copy(update={"status": CallStatus.STARTED}))
     assert done.status is CallStatus.UNKNOWN
     assert ran == []
 
@@ -88,8 +89,8 @@ async def test_an_unknown_outcome_becomes_known_when_the_repeat_succeeds(bench: 
             raise Unavailable("the answer was lost")
         return ToolResult("done before")
 
-    call = await bench.planned("file_list", {})
-    done = await carried_out(bench, standing_in(CallEffect.WRITE, run, is_repeatable=True), call)
+    tool = standing_in(CallEffect.WRITE, run, is_repeatable=True)
+    done = await carried_out(bench, tool, await bench.planned("file_list", {}, tools=(tool,)))
     assert (done.status, done.result) == (CallStatus.SUCCEEDED, "done before")
 
 

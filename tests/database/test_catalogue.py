@@ -7,6 +7,7 @@ import pytest
 
 from tests.database.world import World
 from tests.support.database import Database
+from workers.kernel.ledger.runs import SWEEPS
 
 OURS = "('pam', 'pam_worker', 'pam_private')"
 _FUNCTIONS = (
@@ -96,9 +97,9 @@ LINTS: dict[str, tuple[str, str]] = {
         f"select nspname as name from pg_namespace where nspname in {OURS} and obj_description(oid, 'pg_namespace') is null",
         "comment on schema pam is null",
     ),
-    "no function is anybody's or anon's": (
+    "no function is anybody's or anon's, but those that a signed link opens": (
         f"select name from ({_FUNCTIONS}) f, aclexplode(coalesce(proacl, acldefault('f', proowner))) a"
-        " where a.grantee = 0 or a.grantee = 'anon'::regrole",
+        " where a.grantee = 0 or (a.grantee = 'anon'::regrole and name not in ('pam.read_decision_link', 'pam.decide_by_link'))",
         "grant execute on function pam.cancel_run(uuid) to anon",
     ),
     "a table's grants are reading, to authenticated, in pam": (
@@ -169,13 +170,14 @@ EXECUTE = {
             for name in (
                 "create_organization", "set_member", "remove_member", "import_agent", "start_run", "cancel_run",
                 "answer_question", "create_thread", "write_file", "read_file",
+                "read_policy", "set_policy", "reset_policy", "decide", "make_decision_link", "read_decision_link", "decide_by_link",
             )
         ),
     },
-    "pam_sweeper": {"pam_worker.sweep_runs"},
+    "pam_sweeper": {f"pam_worker.{name}" for name in SWEEPS},
     "pam_agent_sql": {"pam_private.bind"},
     "pam_agent": {"pam_private.bound_uid", "pam_private.bound_claims", "pam_private.is_open"},
-    "anon": set(),
+    "anon": {"pam.read_decision_link", "pam.decide_by_link"},
     "service_role": set(),
 }  # fmt: skip
 
@@ -242,7 +244,7 @@ async def test_the_logins_reach_nothing_else_of_the_database(world: World) -> No
     }
     # What extensions put where everybody may read it is the platform's, and left out.
     assert await _touchable(world.database, "pam_worker") == verbs
-    assert await _touchable(world.database, "pam_sweeper") == {"pam_worker.sweep_runs"}
+    assert await _touchable(world.database, "pam_sweeper") == EXECUTE["pam_sweeper"]
     assert await _touchable(world.database, "pam_agent_sql") == {"pam_private.bind"}
 
 

@@ -21,7 +21,7 @@ async def asked(database: Database, run: UUID) -> UUID:
     question = call("ask_person", "pause", question="Which?")
     held = {"run_id": run, "fence": fence}
     await database.worker("record_step", **held, step=step(), calls=[question], events=[])
-    await database.worker("interrupt_run", **held, id=question["id"], events=[custom("asks")])
+    await database.worker("interrupt_run", **held, asks=[{"id": question["id"]}], events=[custom("asks")])
     return UUID(question["id"])
 
 
@@ -233,7 +233,7 @@ async def test_an_answer_goes_on_with_the_run_and_its_clock_stood_still(database
     assert (after["turn"], after["status"], after["interrupted_at"]) == (before["turn"] + 1, "queued", None)
     (row,) = await database.admin("select status, result from pam.tool_calls where id = %s", question)
     assert row == {"status": "answered", "result": "Blue."}
-    assert await audit(database, org, "run.answer") == [False, False, True]
+    assert await audit(database, org, "approval.decide") == [False, False, True]
 
 
 async def test_ten_answers_at_once_are_one_turn(database: Database) -> None:

@@ -36,10 +36,11 @@ async def test_a_call_is_found_and_finished_by_its_own_run_alone(database: Datab
     for verb, more in (
         ("begin_call", {}),
         ("finish_call", {"status": "failed", "result": "x", "events": []}),
-        ("interrupt_run", {"events": []}),
+        ("interrupt_run", None),
     ):
+        given = {"asks": [{"id": str(call)}], "events": []} if more is None else {"id": call, **more}
         with pytest.raises(psycopg.Error) as refused:
-            await database.worker(verb, **next_to_it, id=call, **more)
+            await database.worker(verb, **next_to_it, **given)
         assert refused.value.sqlstate == "PM002", verb
     (row,) = await database.admin("select status from pam.tool_calls where id = %s", call)
     assert row["status"] == "planned"
@@ -74,7 +75,7 @@ async def test_a_cancel_in_the_instant_of_a_question_ends_the_run(database: Data
     owner, _, run, fence, call = await running(database)
     answer = await database.rpc(owner, "cancel_run", run_id=run)
     assert answer["status"] == "running"
-    await database.worker("interrupt_run", run_id=run, fence=fence, id=call, events=[])
+    await database.worker("interrupt_run", run_id=run, fence=fence, asks=[{"id": str(call)}], events=[])
     (row,) = await database.admin("select status from pam.runs where id = %s", run)
     assert row["status"] == "cancelled"
     (last,) = await database.admin("select payload from pam.events where run_id = %s order by seq desc limit 1", run)
@@ -99,7 +100,7 @@ async def test_the_fence_rises_whenever_a_run_leaves_its_worker(database: Databa
         return int(row["fence"])
 
     _, _, asking, fence, call = await running(database)
-    await database.worker("interrupt_run", run_id=asking, fence=fence, id=call, events=[])
+    await database.worker("interrupt_run", run_id=asking, fence=fence, asks=[{"id": str(call)}], events=[])
     assert await fence_of(asking) == fence + 1
 
     owner, _, ended, fence, _ = await running(database)

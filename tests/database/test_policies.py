@@ -26,6 +26,9 @@ READERS = {
     "pam.tool_calls": MEMBERS,
     "pam.files": MEMBERS,
     "pam.file_versions": MEMBERS,
+    "pam.tool_policies": MEMBERS,
+    "pam.approvals": MEMBERS,
+    "pam.call_outputs": MEMBERS,
     "pam_private.settings": NOBODY,
     "pam_private.migrations": NOBODY,
     "pam_private.run_heads": NOBODY,
@@ -33,6 +36,7 @@ READERS = {
     "pam_private.preview_meter": NOBODY,
     "pam_private.agent_bindings": NOBODY,
     "pam_private.opened_tables": NOBODY,
+    "pam_private.decision_links": NOBODY,
 }
 TENANT = tuple(table for table in READERS if table.startswith("pam."))
 WRITES = (

@@ -33,7 +33,8 @@ def verbs(database: Database, run: UUID, fence: int, planned: UUID) -> dict[str,
         "find_row_functions": {"names": ("f",)},
         "record_step": {"step": step(2), "calls": [], "events": []},
         "begin_call": {"id": planned},
-        "interrupt_run": {"id": planned, "events": []},
+        "interrupt_run": {"asks": [{"id": str(planned)}], "events": []},
+        "read_output": {"call": uuid4(), "first_character": 1, "max_characters": 9},
         "finish_call": {"id": planned, "status": "failed", "result": "x", "events": []},
         "preview_message": {"preview": {"text": "x"}},
         "pulse_run": {"lease_seconds": 30},
@@ -301,14 +302,19 @@ async def test_a_step_follows_its_predecessor_and_adds_up(database: Database) ->
 async def test_a_call_goes_from_plan_to_intent_to_one_outcome(database: Database) -> None:
     _, org, run, fence, planned = await running(database)
     held = {"run_id": run, "fence": fence, "id": planned}
-    assert (await database.worker("begin_call", **held))["status"] == "started"
+    assert (await database.worker("begin_call", **held))["call"]["status"] == "started"
     done = {"result": "x", "events": [custom()]}
     for status in ("planned", "started", "waiting", "answered"):
         assert await refused_state(database.worker("finish_call", **held, status=status, **done)) == "22023"
     assert (await database.worker("finish_call", **held, status="refused", **done))["status"] == "refused"
     assert await refused_state(database.worker("finish_call", **held, status="succeeded", **done)) == OLD
     assert await refused_state(database.worker("begin_call", **held)) == OLD
-    assert await refused_state(database.worker("interrupt_run", **held, events=[])) == OLD
+    assert (
+        await refused_state(
+            database.worker("interrupt_run", run_id=run, fence=fence, asks=[{"id": str(planned)}], events=[])
+        )
+        == OLD
+    )
     assert await audit(database, org, "tool.file_write") == [True, False]
 
 

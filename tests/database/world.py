@@ -105,8 +105,25 @@ async def _team(database: Database) -> Team:
     await database.worker(
         "write_file", **held, call=planned["id"], path="notes.md", content="aGVsbG8=", expected_version=0
     )
-    await database.worker("finish_call", **held, id=planned["id"], status="succeeded", result="done", events=[custom()])
+    await database.worker(
+        "finish_call",
+        **held,
+        id=planned["id"],
+        status="succeeded",
+        result="done",
+        events=[custom()],
+        output="all of it",
+    )
     await database.worker("preview_message", **held, preview={"text": "hel"})
+    leaving = call("api_call", "irreversible", url="https://api.example.com/")
+    await database.worker("record_step", **held, step=step(2), calls=[leaving], events=[custom()])
+    await database.rpc(
+        owner, "set_policy", org_id=org, role="developer", tool="api_call", effect="irreversible", consent="ask"
+    )
+    await database.worker("interrupt_run", **held, asks=[{"id": leaving["id"]}], events=[custom()])
+    assert "token" in await database.rpc(owner, "make_decision_link", approval_id=leaving["id"])
+    await database.rpc(owner, "decide", decisions=[{"approval_id": leaving["id"], "verdict": "approve"}])
+    held["fence"] = await database.claimed(run)
     await database.worker("finish_run", **held, status="succeeded", reason=None, events=[FINISHED])
     return Team(org, people, removed, run)
 

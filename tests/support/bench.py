@@ -9,8 +9,10 @@ from uuid import UUID, uuid4
 
 from infra.local.facts import StackFacts
 from tests.support.database import Database
-from workers.agent.execution import Execution, plan
-from workers.kernel.ledger import steps, tool_calls
+from workers.agent.execution import Carried, Execution, plan
+from workers.agent.slots import Slots
+from workers.kernel.ledger import messages, runs, steps, tool_calls
+from workers.kernel.ledger.approvals import Ask
 from workers.kernel.ledger.hold import Hold
 from workers.kernel.ledger.steps import Step
 from workers.kernel.ledger.tool_calls import CallStatus, RecordedCall
@@ -19,7 +21,7 @@ from workers.model.protocol import ToolCall
 from workers.tools import TOOLS
 from workers.tools.bound_sql import BoundSql, SqlLimits
 from workers.tools.redis_space import RedisSpace
-from workers.tools.tool import ToolContext, ToolServices
+from workers.tools.tool import Tool, ToolContext, ToolServices
 
 _TOOLS = {tool.name: tool for tool in TOOLS}
 
@@ -71,11 +73,11 @@ class Bench:
         user, org = await self.database.new_organization()
         return await self._claimed(self.database, self.hold.gateway, self.services, user, org)
 
-    async def planned(self, tool: str, arguments: dict[str, Any]) -> RecordedCall:
+    async def planned(self, tool: str, arguments: dict[str, Any], *, tools: tuple[Tool, ...] = TOOLS) -> RecordedCall:
         """Record a step whose model asks for this call."""
         self.steps += 1
         asked = ToolCall(id=f"call_{self.steps}", name=tool, arguments_json=json.dumps(arguments))
-        call = plan(asked, uuid4(), TOOLS)
+        call = plan(asked, uuid4(), tools)
         step = Step(
             position=self.steps, message_id=uuid4(), text="", model="bench", input_sha256="", finish="tool_calls",
             input_tokens=1, cached_input_tokens=0, output_tokens=1, is_estimated=False, cost_usd=0, seconds=0,  # type: ignore[arg-type]
@@ -85,8 +87,40 @@ class Bench:
 
     async def carry_out(self, call: RecordedCall) -> RecordedCall:
         """The path that every call takes, from intent to outcome."""
-        execution = Execution(hold=self.hold, org_id=self.org_id, tools=TOOLS, services=self.services)
-        return (await execution.carry_out((call,)))[0]
+        carried = await self.carry_out_all(call)
+        assert not carried.asks, carried.asks
+        return carried.ended[0]
+
+    async def carry_out_all(self, *calls: RecordedCall, tools: tuple[Tool, ...] = TOOLS) -> Carried:
+        """The path for several calls of a step, with what people must be asked."""
+        execution = Execution(hold=self.hold, org_id=self.org_id, tools=tools, services=self.services, slots=Slots())
+        return await execution.carry_out(calls)
+
+    async def asked(self, tool: str, /, **arguments: Any) -> tuple[RecordedCall, Ask]:
+        """A call that a person must agree to, with what they are asked; nothing has run."""
+        call = await self.planned(tool, arguments)
+        carried = await self.carry_out_all(call)
+        assert not carried.ended, carried.ended
+        return call, carried.asks[0]
+
+    async def agreed(self, tool: str, /, **arguments: Any) -> tuple[str, str]:
+        """A call that the run waits with, that its person approves, and that is carried out then."""
+        call, ask = await self.asked(tool, **arguments)
+        decided = await self.decided(call, ask, verdict="approve")
+        done = await self.carry_out(decided)
+        return done.status.value, done.result or ""
+
+    async def decided(self, call: RecordedCall, ask: Ask, *, by: UUID | None = None, **decision: Any) -> RecordedCall:
+        """Let the run wait with this question, decide it as a person (the asker unless said), and claim the run again."""
+        await runs.interrupt(self.hold, [ask], events=[])
+        answer = await self.database.rpc(
+            by or self.user_id, "decide", decisions=[{"approval_id": str(call.id), **decision}]
+        )
+        assert "status" in answer["results"][0], answer
+        fence = await self.database.claimed(self.hold.run_id, lease_seconds=600)
+        self.hold = Hold(self.hold.gateway, self.hold.run_id, fence)
+        read = await messages.read(self.hold)
+        return next(known for known in read.calls if known.id == call.id)
 
     async def use(self, tool: str, /, **arguments: Any) -> tuple[str, str]:
         """One call: how it went, and what the model reads."""

@@ -21,10 +21,11 @@ from infra.cli.setting import home
 from infra.local.facts import StackFacts
 from infra.local.lite import Lite
 from infra.local.stack import HERE, ROOT
+from workers.tools import CARD_TOOLS
 
 DEFINITION = {
     "instructions": "You do backend engineering.",
-    "tools": ["file_read", "file_write", "file_list", "database_query", "redis_set", "redis_get"],
+    "tools": list(CARD_TOOLS),
     "conduct_tools": ["ask_person"],
 }
 

@@ -22,9 +22,9 @@ class CallTools:
 
 @dataclass(frozen=True)
 class AwaitPerson:
-    """Let the run wait for a person's answer to this call."""
+    """Let the run wait until a person has answered each of these questions."""
 
-    call: RecordedCall
+    questions: tuple[RecordedCall, ...]
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,14 @@ def decide(finish: Finish, text: str, calls: list[RecordedCall], *, empty_answer
 
 
 def next_calls(calls: tuple[RecordedCall, ...]) -> CallTools | AwaitPerson | None:
-    """What of a step's calls is still to do: tools first, then the question; None when every call has its result."""
+    """What of a step's calls is still to do: tools first, then questions; None when every call has its result."""
     unfinished = tuple(call for call in calls if not call.is_ended)
-    runnable = tuple(call for call in unfinished if call.effect is not CallEffect.PAUSE or call.is_answered)
+    runnable = tuple(call for call in unfinished if not is_question(call))
     if runnable:
         return CallTools(runnable)
-    return AwaitPerson(unfinished[0]) if unfinished else None
+    return AwaitPerson(unfinished) if unfinished else None
+
+
+def is_question(call: RecordedCall) -> bool:
+    """Whether the call only waits for a person's answer."""
+    return call.effect is CallEffect.PAUSE and not call.is_answered

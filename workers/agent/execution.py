@@ -1,10 +1,15 @@
-"""The one path every tool call takes: granted, valid, intent recorded, run under its limits, outcome recorded."""
+"""The one path every tool call takes, and no tool goes round it.
+
+Granted by the card, arguments valid, then one verb of the database (workers/kernel/ledger/tool_calls.begin): the role's
+policy, the run's budget, a person's consent, the intent; run under time, size and concurrency limits; outcome recorded.
+"""
 
 import asyncio
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -13,17 +18,22 @@ from pydantic import ValidationError
 
 from workers.agent import narration
 from workers.agent.plain import plain
+from workers.agent.slots import Slots
 from workers.kernel.errors import AccessRevoked, FenceLost, Refused, Unavailable
 from workers.kernel.ledger import tool_calls
+from workers.kernel.ledger.approvals import ApprovalStatus, Ask
 from workers.kernel.ledger.hold import Hold
-from workers.kernel.ledger.tool_calls import CallEffect, CallStatus, PlannedCall, RecordedCall
+from workers.kernel.ledger.tool_calls import CallEffect, CallStatus, PlannedCall, Question, RecordedCall
 from workers.model.protocol import ToolCall
+from workers.tools import stored_results
 from workers.tools.failures import ToolRefused, ToolRetry
-from workers.tools.tool import Tool, ToolContext, ToolResult, ToolServices
+from workers.tools.tool import Shown, Tool, ToolContext, ToolResult, ToolServices
 
 MAX_RESULT_CHARACTERS = 80_000
 _PARALLEL_READS = 4
 _MAX_KEPT_CHARACTERS = 200_000
+_MAX_OUTPUT_CHARACTERS = 4_194_304
+_MAX_SHOWN_CHARACTERS = 100_000
 
 _MAX_DEPTH = 64
 _UNSEEN = "Nobody knows whether it took effect: look before you repeat it."
@@ -39,10 +49,25 @@ def plan(call: ToolCall, call_id: UUID, tools: tuple[Tool, ...]) -> PlannedCall:
         arguments = None
     if not isinstance(arguments, dict) or not _storable(arguments):
         arguments = {"malformed": plain(call.arguments_json)[:_MAX_KEPT_CHARACTERS]}
-    effect = next((tool.effect for tool in tools if tool.name == call.name), CallEffect.READ)
+    effect = _planned_effect(next((tool for tool in tools if tool.name == call.name), None), arguments)
     return PlannedCall(
         id=call_id, call_id=plain(call.id)[:200], tool=plain(call.name)[:200], arguments=arguments, effect=effect
     )
+
+
+def _planned_effect(tool: Tool | None, arguments: dict[str, Any]) -> CallEffect:
+    """What the call would do. One whose arguments do not fit never runs: it counts as the tool's strongest."""
+    if tool is None:
+        return CallEffect.READ
+    try:
+        return effect_of(tool, tool.arguments.model_validate(arguments))
+    except ValidationError:
+        return tool.effect
+
+
+def effect_of(tool: Tool, arguments: Any) -> CallEffect:
+    """What a call of the tool with these arguments does to the world."""
+    return tool.effect_of(arguments) if tool.effect_of else tool.effect
 
 
 def _storable(arguments: dict[str, Any]) -> bool:
@@ -79,74 +104,142 @@ def _texts(node: Any) -> Iterator[str]:
                 yield from _texts(value)
 
 
+@dataclass(frozen=True)
+class Carried:
+    """What became of a step's calls: those that ended, and what people must be asked before the rest can run."""
+
+    ended: list[RecordedCall]
+    asks: list[Ask]
+
+
 class Execution:
     """Carries out the calls of one run."""
 
-    def __init__(self, *, hold: Hold, org_id: UUID, tools: tuple[Tool, ...], services: ToolServices) -> None:
+    def __init__(
+        self, *, hold: Hold, org_id: UUID, tools: tuple[Tool, ...], services: ToolServices, slots: Slots
+    ) -> None:
         self._hold = hold
         self._org_id = org_id
         self._tools = {tool.name: tool for tool in tools}
         self._services = services
+        self._slots = slots
 
-    async def carry_out(self, calls: tuple[RecordedCall, ...]) -> list[RecordedCall]:
+    async def carry_out(self, calls: tuple[RecordedCall, ...]) -> Carried:
         """Reads run side by side, effects one by one, in the order in which the model asked.
 
-        Raises FenceLost or AccessRevoked; everything else becomes the call's outcome.
+        From the first call on that a person must agree to, nothing runs: what else needs a person is asked in the
+        same pause, and the rest keeps its place behind it. Raises FenceLost or AccessRevoked; everything else becomes
+        the call's outcome.
         """
-        done: list[RecordedCall] = []
+        ended: list[RecordedCall] = []
+        asks: list[Ask] = []
         for group in _groups(calls):
-            done += await _all(group, self._settle)
-        return done
+            for outcome in await _all(group, self._look_ahead if asks else self._settle):
+                match outcome:
+                    case RecordedCall():
+                        ended.append(outcome)
+                    case Ask():
+                        asks.append(outcome)
+        return Carried(ended, asks)
 
-    async def _settle(self, call: RecordedCall) -> RecordedCall:
+    async def _settle(self, call: RecordedCall) -> RecordedCall | Ask:
+        """The path from its beginning to its end, or to the question that a person must decide first."""
         began = time.monotonic()
-        if call.is_answered:
-            return await self._finish(
-                call, CallStatus.SUCCEEDED, ToolResult(f"The person answered: {call.result}"), began
-            )
+        prepared = await self._prepared(call, began)
+        if not isinstance(prepared, _Prepared):
+            return prepared
+        tool = prepared.tool
+        is_repeat = call.status is CallStatus.STARTED
+        if is_repeat and prepared.effect is not CallEffect.READ and not tool.is_repeatable:
+            result = ToolResult(f"A worker was lost while this call ran. {_UNSEEN}")
+            return await self._finish(call, CallStatus.UNKNOWN, result, began)
+        try:
+            begun = await tool_calls.begin(self._hold, call, ceiling_usd=prepared.ceiling_usd)
+        except Refused as refusal:
+            return await self._finish(call, CallStatus.REFUSED, ToolResult(str(refusal)), began)
+        if isinstance(begun, Question):
+            return await self._ask(call, prepared, begun, began)
+        context = replace(self._context(call), is_repeat=is_repeat, agreed=begun.agreed)
+        status, result = await self._run(prepared, context)
+        return await self._finish(call, status, result, began)
+
+    async def _look_ahead(self, call: RecordedCall) -> RecordedCall | Ask | None:
+        """What a person must be asked about a call that keeps its place behind another; it is not started."""
+        began = time.monotonic()
+        prepared = await self._prepared(call, began)
+        if not isinstance(prepared, _Prepared):
+            return prepared
+        try:
+            asked = await tool_calls.ask_about(self._hold, call, ceiling_usd=prepared.ceiling_usd)
+        except Refused as refusal:
+            return await self._finish(call, CallStatus.REFUSED, ToolResult(str(refusal)), began)
+        return await self._ask(call, prepared, asked, began) if isinstance(asked, Question) else None
+
+    async def _prepared(self, call: RecordedCall, began: float) -> "_Prepared | RecordedCall":
+        """What needs no database: the person's word, the card's grant, the arguments. Or the call's end."""
+        if call.is_answered and call.effect is CallEffect.PAUSE:
+            result = ToolResult(f"The person answered: {call.result}")
+            return await self._finish(call, CallStatus.SUCCEEDED, result, began)
+        if call.is_declined:
+            return await self._finish(call, CallStatus.REFUSED, ToolResult(_declined(call)), began)
         tool = self._tools.get(call.tool)
         if tool is None:
             have = ", ".join(self._tools) or "none"
-            return await self._finish(
-                call,
-                CallStatus.REFUSED,
-                ToolResult(f"There is no tool {call.tool!r} here. You have: {have}."),
-                began,
-            )
+            result = ToolResult(f"There is no tool {call.tool!r} here. You have: {have}.")
+            return await self._finish(call, CallStatus.REFUSED, result, began)
         try:
             arguments = tool.arguments.model_validate(_given(call))
         except (ValidationError, ToolRetry) as error:
             return await self._finish(call, CallStatus.FAILED, ToolResult(_complaint(tool, error)), began)
-        is_repeat = call.status is CallStatus.STARTED
-        if is_repeat and tool.effect is not CallEffect.READ and not tool.is_repeatable:
-            return await self._finish(
-                call, CallStatus.UNKNOWN, ToolResult(f"A worker was lost while this call ran. {_UNSEEN}"), began
-            )
-        await tool_calls.begin(self._hold, call)
-        context = ToolContext(
-            hold=self._hold,
-            org_id=self._org_id,
-            call_id=call.id,
-            is_repeat=is_repeat,
-            services=self._services,
-        )
-        status, result = await self._run(tool, arguments, context)
-        return await self._finish(call, status, result, began)
+        effect = effect_of(tool, arguments)
+        if effect is not call.effect:
+            # What was planned, judged and agreed to was another effect: an edit does not widen it.
+            why = f"The changed arguments would have the effect {effect}, not {call.effect}: ask for it as a new call."
+            return await self._finish(call, CallStatus.REFUSED, ToolResult(why), began)
+        return _Prepared(tool, arguments, effect, tool.ceiling_usd(arguments) if tool.ceiling_usd else Decimal(0))
 
-    async def _run(self, tool: Tool, arguments: Any, context: ToolContext) -> tuple[CallStatus, ToolResult]:
+    async def _ask(
+        self, call: RecordedCall, prepared: "_Prepared", question: Question, began: float
+    ) -> RecordedCall | Ask:
+        """What people are asked, with what the tool shows of the effect; a call that cannot be shown ends here."""
+        if prepared.tool.show is None:
+            return Ask(call.id, question.why)
+        shown: list[Shown] = []
+
+        async def show(arguments: Any, context: ToolContext) -> ToolResult:
+            assert prepared.tool.show is not None
+            shown.append(await prepared.tool.show(arguments, context))
+            return ToolResult(shown[0].text)
+
+        # Showing has no effect: what goes wrong on the way is a failure, never an unknown outcome.
+        harmless = replace(prepared, tool=replace(prepared.tool, run=show), effect=CallEffect.READ)
+        status, result = await self._attempt(harmless, self._context(call))
+        if not shown:
+            return await self._finish(call, status, result, began)
+        return Ask(call.id, question.why, plain(shown[0].text)[:_MAX_SHOWN_CHARACTERS], shown[0].facts)
+
+    def _context(self, call: RecordedCall) -> ToolContext:
+        return ToolContext(
+            hold=self._hold, org_id=self._org_id, call_id=call.id, is_repeat=False, services=self._services
+        )
+
+    async def _run(self, prepared: "_Prepared", context: ToolContext) -> tuple[CallStatus, ToolResult]:
         """An effect whose outcome nobody saw is tried once more under its key, where the tool can tell a repeat."""
-        status, result = await self._attempt(tool, arguments, context)
-        if status is CallStatus.UNKNOWN and tool.is_repeatable:
-            return await self._attempt(tool, arguments, replace(context, is_repeat=True))
+        status, result = await self._attempt(prepared, context)
+        if status is CallStatus.UNKNOWN and prepared.tool.is_repeatable:
+            return await self._attempt(prepared, replace(context, is_repeat=True))
         return status, result
 
-    async def _attempt(self, tool: Tool, arguments: Any, context: ToolContext) -> tuple[CallStatus, ToolResult]:
+    async def _attempt(self, prepared: "_Prepared", context: ToolContext) -> tuple[CallStatus, ToolResult]:
+        tool = prepared.tool
         try:
-            async with asyncio.timeout(tool.timeout_seconds):
-                return CallStatus.SUCCEEDED, await tool.run(arguments, context)
+            async with self._slots.taken(tool), asyncio.timeout(tool.timeout_seconds):
+                return CallStatus.SUCCEEDED, await tool.run(prepared.arguments, context)
         except ToolRetry as error:
-            return CallStatus.FAILED, ToolResult(str(error))
-        except (ToolRefused, Refused) as error:
+            return CallStatus.FAILED, ToolResult(str(error), cost_usd=error.cost_usd)
+        except ToolRefused as error:
+            return CallStatus.REFUSED, ToolResult(str(error), cost_usd=error.cost_usd)
+        except Refused as error:
             return CallStatus.REFUSED, ToolResult(str(error))
         except (FenceLost, AccessRevoked):
             raise
@@ -158,17 +251,35 @@ class Execution:
             # A tool's own defect must not end the run, nor show its insides to the model or the log.
             log.error("tool broke", tool=tool.name, call_id=str(context.call_id), error=type(error).__name__)
             why = f"{tool.name} broke inside PAM (call {context.call_id}): this is PAM's fault, not yours."
-        if tool.effect is CallEffect.READ:
+        if prepared.effect is CallEffect.READ:
             return CallStatus.FAILED, ToolResult(why)
         return CallStatus.UNKNOWN, ToolResult(f"{why} {_UNSEEN}")
 
     async def _finish(self, call: RecordedCall, status: CallStatus, result: ToolResult, began: float) -> RecordedCall:
-        text = _plain_result(result.text)
+        text, output = _for_the_model(call.id, plain(result.text))
         seconds = round(time.monotonic() - began, 3)
         log.info("tool call ended", tool=call.tool, call_id=str(call.id), status=status.value, seconds=seconds)
+        notes = {**result.notes, **({"pam.decision": _decision(call)} if call.decision else {})}
         return await tool_calls.finish(
-            self._hold, call, status, text, narration.outcome(call, status, text, seconds, result.notes)
+            self._hold,
+            call,
+            status,
+            text,
+            narration.outcome(call, status, text, seconds, notes, origin=result.origin),
+            origin=plain(result.origin) if result.origin else None,
+            cost_usd=result.cost_usd,
+            output=output,
         )
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A call that may be judged: its tool, its arguments, and what they do and may cost."""
+
+    tool: Tool
+    arguments: Any
+    effect: CallEffect
+    ceiling_usd: Decimal
 
 
 def _groups(calls: tuple[RecordedCall, ...]) -> list[list[RecordedCall]]:
@@ -183,7 +294,7 @@ def _groups(calls: tuple[RecordedCall, ...]) -> list[list[RecordedCall]]:
     return groups
 
 
-async def _all(group: list[RecordedCall], settle: Any) -> list[RecordedCall]:
+async def _all(group: list[RecordedCall], settle: Any) -> list[RecordedCall | Ask | None]:
     """Every call of a group; the first FenceLost or AccessRevoked ends the others."""
     try:
         async with asyncio.TaskGroup() as tasks:
@@ -196,7 +307,26 @@ async def _all(group: list[RecordedCall], settle: Any) -> list[RecordedCall]:
 def _given(call: RecordedCall) -> dict[str, Any]:
     if set(call.arguments) == {"malformed"}:
         raise ToolRetry("the arguments are no JSON object of plain text")
-    return call.arguments
+    return call.given
+
+
+def _declined(call: RecordedCall) -> str:
+    """A no, for the model: final, with the person's words."""
+    assert call.decision is not None
+    if call.decision.status is ApprovalStatus.EXPIRED:
+        return "Nobody agreed to this call in time, so it was not carried out: say so, and go on without it."
+    said = f": {call.decision.note}" if call.decision.note else "."
+    return f"A person declined this call{said} Do not try the same by another way; go on without it, or ask."
+
+
+def _decision(call: RecordedCall) -> dict[str, Any]:
+    """What viewers see of a decision."""
+    assert call.decision is not None
+    return {
+        "approval_id": str(call.id),
+        "status": call.decision.status.value,
+        "is_edited": call.decision.edited_arguments is not None,
+    }
 
 
 def _complaint(tool: Tool, error: ValidationError | ToolRetry) -> str:
@@ -210,9 +340,13 @@ def _complaint(tool: Tool, error: ValidationError | ToolRetry) -> str:
     return f"The arguments of {tool.name} do not fit: {faults}. Its arguments are: {known}."
 
 
-def _plain_result(text: str) -> str:
-    kept = plain(text)
-    if len(kept) <= MAX_RESULT_CHARACTERS:
-        return kept
-    more = len(kept) - MAX_RESULT_CHARACTERS
-    return f"{kept[:MAX_RESULT_CHARACTERS]}\n[cut: {more:,} characters more; ask for a narrower part]"
+def _for_the_model(call_id: UUID, text: str) -> tuple[str, str | None]:
+    """The result as the model gets it, and the whole of it when it had to be cut."""
+    if len(text) <= MAX_RESULT_CHARACTERS:
+        return text, None
+    more = len(text) - MAX_RESULT_CHARACTERS
+    path = stored_results.path_of(call_id)
+    note = (
+        f"[cut: {more:,} characters more; file_read {path} from first_character {MAX_RESULT_CHARACTERS + 1} reads on]"
+    )
+    return f"{text[:MAX_RESULT_CHARACTERS]}\n{note}", text[:_MAX_OUTPUT_CHARACTERS]

@@ -16,7 +16,9 @@ from workers.agent.limits import Allowance, allowance
 from workers.agent.plain import plain
 from workers.agent.preview import Preview
 from workers.agent.shutdown import Leaving, LeavingFlag
+from workers.agent.slots import Slots
 from workers.kernel.ledger import events, messages, runs, steps
+from workers.kernel.ledger.approvals import Ask
 from workers.kernel.ledger.hold import Hold
 from workers.kernel.ledger.runs import Claim, Run, RunStatus
 from workers.kernel.ledger.steps import Step
@@ -27,6 +29,7 @@ from workers.model.prices import cost_of
 from workers.model.protocol import Answer, Finish, Message, Model, Restarted, TextDelta, Usage
 from workers.tools.tool import Tool, ToolServices
 
+MAX_ASKS = 200  # decisions that one pause waits for
 FAILED = "failed"  # the finish of a step whose answer broke off
 
 log = structlog.get_logger()
@@ -43,6 +46,7 @@ class Loop:
         model: Model,
         tools: tuple[Tool, ...],
         services: ToolServices,
+        slots: Slots,
         leaving: LeavingFlag,
     ) -> None:
         self._hold = hold
@@ -51,7 +55,9 @@ class Loop:
         self._model = model
         self._tools = context.granted(claim.agent, tools)
         self._offered = context.specs(self._tools)
-        self._execution = Execution(hold=hold, org_id=claim.run.org_id, tools=self._tools, services=services)
+        self._execution = Execution(
+            hold=hold, org_id=claim.run.org_id, tools=self._tools, services=services, slots=slots
+        )
         self._leaving = leaving
 
     @property
@@ -77,17 +83,17 @@ class Loop:
                 case CallTools(calls):
                     if any(call.is_answered for call in calls):
                         await events.append(self._hold, narration.recalled(self._run, transcript.snapshot(self._run)))
-                    for call in await self._execution.carry_out(calls):
+                    carried = await self._execution.carry_out(calls)
+                    for call in carried.ended:
                         transcript.settled(call)
+                        self._run = self._run.model_copy(update={"cost_usd": self._run.cost_usd + call.cost_usd})
+                    if carried.asks:
+                        return await self._wait(transcript, carried.asks)
                     empty_answers = 0
                 case AskAgain():
                     empty_answers += 1
-                case AwaitPerson(call):
-                    return await runs.interrupt(
-                        self._hold,
-                        call.id,
-                        events=narration.question(self._run, call, transcript.snapshot(self._run)),
-                    )
+                case AwaitPerson():
+                    return await self._wait(transcript, [])
                 case Reply(text):
                     return await runs.finish(
                         self._hold,
@@ -118,6 +124,15 @@ class Loop:
     async def cancel(self) -> None:
         """End the run because a person said so."""
         await runs.finish(self._hold, RunStatus.CANCELLED, reason="cancelled", events=narration.cancelled(self._run))
+
+    async def _wait(self, transcript: context.Transcript, asks: list[Ask]) -> None:
+        """Let the run wait for people: for what must be agreed to, and for the step's questions, in one pause."""
+        calls = {call.id: call for call in transcript.calls_of(self._run.steps)}
+        asks = [*asks, *(Ask(call.id) for call in calls.values() if decisions.is_question(call) and not call.is_ended)]
+        asks = asks[:MAX_ASKS]  # what is left over is asked next
+        await runs.interrupt(
+            self._hold, asks, events=narration.waiting(self._run, asks, calls, transcript.snapshot(self._run))
+        )
 
     async def _think(self, transcript: context.Transcript, empty_answers: int) -> Decision:
         """One model call, recorded with its planned calls before anything is done about it."""

@@ -31,9 +31,10 @@ from ag_ui.core import (
     ToolCallStartEvent,
 )
 
+from workers.kernel.ledger.approvals import Ask
 from workers.kernel.ledger.runs import Run
 from workers.kernel.ledger.steps import Step
-from workers.kernel.ledger.tool_calls import CallStatus, PlannedCall, RecordedCall
+from workers.kernel.ledger.tool_calls import CallEffect, CallStatus, PlannedCall, RecordedCall
 
 Event = dict[str, Any]
 
@@ -77,8 +78,16 @@ def step(told: Step, calls: list[PlannedCall]) -> list[Event]:
     return _told(*events)
 
 
-def outcome(call: RecordedCall, status: CallStatus, result: str, seconds: float, notes: dict[str, Any]) -> list[Event]:
-    """A tool call's result, how it went, and what else viewers should see."""
+def outcome(
+    call: RecordedCall,
+    status: CallStatus,
+    result: str,
+    seconds: float,
+    notes: dict[str, Any],
+    *,
+    origin: str | None = None,
+) -> list[Event]:
+    """A tool call's result, how it went, where its content came from, and what else viewers should see."""
     return _told(
         ToolCallResultEvent(message_id=str(uuid4()), tool_call_id=str(call.id), content=result, role="tool"),
         CustomEvent(
@@ -89,15 +98,17 @@ def outcome(call: RecordedCall, status: CallStatus, result: str, seconds: float,
                 "status": status.value,
                 "effect": call.effect.value,
                 "seconds": seconds,
+                **({"origin": origin} if origin else {}),
             },
         ),
         *(CustomEvent(name=name, value=value) for name, value in notes.items()),
     )
 
 
-def question(run: Run, call: RecordedCall, transcript: list[dict[str, Any]]) -> list[Event]:
-    """The run waits for a person: the state and messages so far, then the interrupt."""
-    asked = str(call.arguments.get("question", ""))
+def waiting(
+    run: Run, asks: list[Ask], calls: dict[UUID, RecordedCall], transcript: list[dict[str, Any]]
+) -> list[Event]:
+    """The run waits for people: the state and messages so far, then one interrupt for each thing to decide."""
     return _told(
         StateSnapshotEvent(snapshot={"status": "interrupted", "runId": str(run.id)}),
         MessagesSnapshotEvent.model_validate({"messages": transcript}),
@@ -105,10 +116,22 @@ def question(run: Run, call: RecordedCall, transcript: list[dict[str, Any]]) -> 
             thread_id=str(run.thread_id),
             run_id=str(run.id),
             usage=[_usage(run)],
-            outcome=RunFinishedInterruptOutcome(
-                interrupts=[Interrupt(id=str(call.id), reason="question", message=asked, tool_call_id=str(call.id))]
-            ),
+            outcome=RunFinishedInterruptOutcome(interrupts=[_interrupt(ask, calls[ask.id]) for ask in asks]),
         ),
+    )
+
+
+def _interrupt(ask: Ask, call: RecordedCall) -> Interrupt:
+    if call.effect is CallEffect.PAUSE:
+        asked = str(call.arguments.get("question", ""))
+        return Interrupt(id=str(call.id), reason="question", message=asked, tool_call_id=str(call.id))
+    given = json.dumps(call.arguments, ensure_ascii=False)
+    told = f"May the agent do this? {call.tool} {given if len(given) <= 2000 else given[:2000] + '…'}"
+    return Interrupt(
+        id=str(call.id),
+        reason="approval",
+        message="\n".join(part for part in (told, ask.why, (ask.shown or "")[:20_000]) if part),
+        tool_call_id=str(call.id),
     )
 
 

@@ -9,6 +9,7 @@ import structlog
 
 from workers.agent.loop import Loop
 from workers.agent.shutdown import Leaving, LeavingFlag
+from workers.agent.slots import Slots
 from workers.kernel.errors import AccessRevoked, FenceLost, Unavailable
 from workers.kernel.ledger import runs
 from workers.kernel.ledger.hold import Hold
@@ -40,6 +41,7 @@ class Turns:
     model: Model
     tools: tuple[Tool, ...]
     services: ToolServices
+    slots: Slots
     leaving: LeavingFlag
     worker: str
     lease_seconds: int
@@ -60,6 +62,7 @@ class Turns:
             model=self.model,
             tools=self.tools,
             services=self.services,
+            slots=self.slots,
             leaving=self.leaving,
         )
         log.info("run claimed", attempt=claim.run.attempt, fence=claim.fence)

@@ -1,5 +1,6 @@
 """Runs: one piece of work of an agent for a person, from queued to its one end."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -9,12 +10,15 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from workers.kernel.errors import Refused
+from workers.kernel.ledger.approvals import Ask
 from workers.kernel.ledger.hold import Hold
 from workers.kernel.ledger.pages import Cursor, Page
 
 if TYPE_CHECKING:
     from workers.kernel.caller_gateway import CallerGateway
     from workers.kernel.worker_gateway import WorkerGateway
+
+SWEEPS = ("sweep_approvals", "sweep_runs")  # what every sweep calls, a worker's and the scheduled one
 
 
 class RunStatus(StrEnum):
@@ -52,6 +56,8 @@ class Run(BaseModel):
     output_tokens: int
     cost_usd: Decimal
     cancel_requested_at: datetime | None
+    tainted_at: datetime | None
+    taint: str | None
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
@@ -124,9 +130,9 @@ async def finish(hold: Hold, status: RunStatus, *, reason: str | None, events: l
     await hold.call("finish_run", status=status.value, reason=reason, events=events)
 
 
-async def interrupt(hold: Hold, call_id: UUID, *, events: list[dict[str, Any]]) -> None:
-    """Let the run wait for a person's answer to this call; the hold ends."""
-    await hold.call("interrupt_run", id=call_id, events=events)
+async def interrupt(hold: Hold, asks: Sequence[Ask], *, events: list[dict[str, Any]]) -> None:
+    """Let the run wait until people have decided on all of these calls; the hold ends."""
+    await hold.call("interrupt_run", asks=[ask.row() for ask in asks], events=events)
 
 
 async def release(hold: Hold) -> None:
@@ -135,8 +141,8 @@ async def release(hold: Hold) -> None:
 
 
 async def sweep(gateway: "WorkerGateway") -> list[Due]:
-    """Bring stranded, cancelled and expired runs on; answers those to ring for."""
-    return [Due.model_validate(row) for row in await gateway.call("sweep_runs") or []]
+    """Bring stranded, cancelled, expired and undecided runs on; answers those to ring for."""
+    return [Due.model_validate(row) for verb in SWEEPS for row in await gateway.call(verb) or []]
 
 
 class Started(BaseModel):
