@@ -240,7 +240,9 @@ begin
 end $$;
 comment on function pam.remove_connection is 'Take a connection and its secret away: {"removed"}. Admins and owners.';
 
-revoke execute on all functions in schema pam, pam_private from public, anon, service_role;
+revoke execute on function pam_private.connection_fault(text, text[], jsonb), pam_private.deposit_fault(text), pam.sealing_key(),
+  pam.add_connection(uuid, uuid, text, text, text[], jsonb, text, timestamptz), pam.rotate_connection(uuid, text, int, text, timestamptz),
+  pam.remove_connection(uuid, text) from public, anon, service_role;
 revoke all on pam.connections from public, anon, authenticated, service_role;
 revoke all on pam_private.connection_secrets, pam_private.sealing_keys from public, anon, authenticated, service_role;
 grant select on pam.connections to authenticated;

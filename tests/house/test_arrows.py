@@ -15,8 +15,9 @@ from tests.house.tree import PACKAGES, ROOT, imports, imports_of, modules, named
 MAY_IMPORT = {
     "workers.kernel": ("workers.kernel",),
     "workers.model": ("workers.model", "workers.kernel"),
-    "workers.tools": ("workers.tools", "workers.kernel"),
-    "workers.agent": ("workers.agent", "workers.tools", "workers.model", "workers.kernel"),
+    "workers.outbound": ("workers.outbound", "workers.kernel"),
+    "workers.tools": ("workers.tools", "workers.outbound", "workers.kernel"),
+    "workers.agent": ("workers.agent", "workers.tools", "workers.outbound", "workers.model", "workers.kernel"),
     "workers": ("workers",),
     "functions": ("functions", "workers.kernel"),
     "infra": ("infra", "workers", "functions"),
