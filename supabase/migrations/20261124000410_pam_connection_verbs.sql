@@ -133,6 +133,15 @@ language sql stable security definer set search_path = '' as
 $$ select coalesce((select jsonb_build_object('id', k.id, 'key_id', k.key_id) from pam_private.sealing_keys k where k.retired_at is null), 'null') $$;
 comment on function pam_worker.sealing_key is 'Which public key is out, and under which key of the ring its private half lies; null while there is none.';
 
+create function pam_private.drop_sealing_keys() returns void
+language sql security definer set search_path = '' as
+$$
+  delete from pam_private.sealing_keys k
+   where k.retired_at is not null
+     and not exists (select from pam_private.connection_secrets s where substring(s.deposit from 6 for 16) = uuid_send(k.id))
+$$;
+comment on function pam_private.drop_sealing_keys is 'Forget replaced keys; an old private half is needed as long as a deposit lies sealed to it.';
+
 create function pam_worker.publish_sealing_key(id uuid, public_key text, private_sealed text, key_id text, replaces uuid default null) returns jsonb
 language plpgsql security definer set search_path = '' as
 $$
@@ -142,10 +151,7 @@ begin
   update pam_private.sealing_keys k set retired_at = clock_timestamp() where k.retired_at is null;
   insert into pam_private.sealing_keys (id, public_key, private_sealed, key_id)
   values (publish_sealing_key.id, decode(publish_sealing_key.public_key, 'base64'), decode(publish_sealing_key.private_sealed, 'base64'), publish_sealing_key.key_id);
-  -- An old private half is needed as long as a deposit lies sealed to it.
-  delete from pam_private.sealing_keys k
-   where k.retired_at is not null
-     and not exists (select from pam_private.connection_secrets s where substring(s.deposit from 6 for 16) = uuid_send(k.id));
+  perform pam_private.drop_sealing_keys();
   perform pam_private.record(null, null, 'sealing_key.publish', true,
     jsonb_build_object('id', publish_sealing_key.id, 'key_id', publish_sealing_key.key_id, 'replaces', publish_sealing_key.replaces));
   return 'true';
@@ -177,6 +183,7 @@ begin
        set sealed = decode(settle_connection.sealed, 'base64'), key_id = settle_connection.key_id, deposit = null,
            token_sealed = case when s.key_id is not distinct from settle_connection.key_id then s.token_sealed end
      where s.org_id = settle_connection.org_id and s.connection_id = settle_connection.id;
+    perform pam_private.drop_sealing_keys();
   else
     update pam.connections c set fault = left(settle_connection.fault, 300) where c.org_id = settle_connection.org_id and c.id = settle_connection.id;
   end if;

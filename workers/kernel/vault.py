@@ -1,6 +1,7 @@
 """The vault: opens connections' secrets, and seals anew what was deposited or lies under an older key."""
 
 import asyncio
+import json
 from typing import Any, Self
 from uuid import uuid4
 
@@ -49,6 +50,10 @@ class Secret(BaseModel):
         if kind is not ConnectionKind.BASIC and not self.secret.isascii():
             return f"a secret of the kind {kind.value} holds ASCII characters only"
         return None
+
+    def to_deposit(self, terms: ConnectionTerms) -> bytes:
+        """The text of a deposit: the secret, and for what it is given."""
+        return json.dumps({**terms.told(), **self.model_dump(exclude_none=True)}).encode()
 
     def to_bytes(self) -> bytes:
         """As it is sealed."""
