@@ -115,6 +115,7 @@ class Envelope:
 
     async def sealer(self, *, context: Context) -> "Sealer":
         """What seals one text later and needs the ring no more, for what must not be lost then. Raises KeyAway."""
+        context_bytes(context)
         return Sealer(key=await self.ring.make(context), context=context)
 
     async def open(self, sealed: bytes, *, context: Context) -> bytes:

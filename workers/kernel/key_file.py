@@ -100,16 +100,18 @@ def _grown(keys: _Keys | None) -> _Keys:
 def _load(file: Path) -> _Keys:
     """Raises KeyAway when it is absent, damaged, or open to others than its owner."""
     try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise KeyAway(f"the key file {file} cannot be read: {error.strerror}") from None
-    with os.fdopen(descriptor, "rb") as handle:
+    try:
         held = os.fstat(descriptor)
         if not stat.S_ISREG(held.st_mode) or held.st_mode & 0o077 or held.st_uid != os.geteuid():
             raise KeyAway(
                 f"the key file {file} is not its owner's alone: chmod 600 it, and let the worker's user own it"
             )
-        text = handle.read(MAX_FILE_BYTES + 1)
+        text = os.read(descriptor, MAX_FILE_BYTES)
+    finally:
+        os.close(descriptor)
     try:
         told = json.loads(text)
         by_id = {str(name): base64.b64decode(key, validate=True) for name, key in told["keys"].items()}
