@@ -99,7 +99,8 @@ _FUNCTIONS = (
     (
         "pam_worker.begin_call",
         "its approver's role",
-        "or coalesce(pam_private.role_in(run.org_id, asked.decided_by), 'viewer') < greatest(policy.decided_by, asked.needs_role)",
+        "or coalesce(pam_private.role_in(run.org_id, asked.decided_by), 'viewer')"
+        " < greatest(policy.decided_by, asked.needs_role)",
         "",
         _APPROVALS,
     ),
@@ -122,7 +123,8 @@ _FUNCTIONS = (
     (
         "pam_worker.finish_call",
         "an unseen bill",
-        "case when finish_call.status = 'unknown' then greatest(finish_call.cost_usd, call.reserved_usd) else finish_call.cost_usd end",
+        "case when finish_call.status = 'unknown' then greatest(finish_call.cost_usd, call.reserved_usd)"
+        " else finish_call.cost_usd end",
         "finish_call.cost_usd",
         _POLICIES,
     ),
@@ -172,7 +174,8 @@ _FUNCTIONS = (
     (
         "pam_private.go_on",
         "all decided",
-        " or exists (\n    select from pam.approvals a where a.org_id = run.org_id and a.run_id = run.id and a.status = 'pending')",
+        " or exists (\n    select from pam.approvals a"
+        " where a.org_id = run.org_id and a.run_id = run.id and a.status = 'pending')",
         "",
         _APPROVALS,
     ),

@@ -125,8 +125,8 @@ _AGENT = (
     (
         _EXECUTION,
         "arguments",
-        "arguments = tool.arguments.model_validate(_given(call))",
-        "arguments = tool.arguments.model_construct(**_given(call))",
+        "arguments = tool.arguments.model_validate(planning.given(call))",
+        "arguments = tool.arguments.model_construct(**planning.given(call))",
         (_MODELS,),
         "does_not_fit",
     ),

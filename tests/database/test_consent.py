@@ -65,6 +65,11 @@ async def test_a_tools_own_row_goes_before_the_row_for_every_tool(database: Data
         True, "four_eyes", "owner",
     )  # fmt: skip
     assert read["websocket_send"]["is_allowed"] is False
+    other, elsewhere = await database.new_organization()
+    foreign = await database.rpc(other, "read_policy", **{**told, "org_id": elsewhere}, tool="api_call")
+    assert (foreign["is_default"], foreign["consent"]) == (True, "never"), (
+        "what one organisation says holds for no other"
+    )
     await database.rpc(owner, "reset_policy", **told, tool="*")
     assert (await database.rpc(owner, "read_policy", **told, tool="websocket_send"))["is_default"] is True
 
