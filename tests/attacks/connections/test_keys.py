@@ -3,6 +3,8 @@
 Each test is another mechanism. Nothing opens but what was sealed, in its own place, under its own terms and version.
 """
 
+import base64
+import logging
 import os
 from pathlib import Path
 
@@ -106,3 +108,20 @@ async def test_workers_with_older_keys_leave_alone_what_they_cannot_open(room: S
     room.vault.envelope = kept
     assert (await room.secrets("billing"), await room.secrets("waiting"), await room.rpc(None, "sealing_key")) == before
     assert (await room.inject("waiting")).secrets == ("s2",)
+
+
+async def test_no_data_key_of_kms_gets_into_a_debug_log(kms: KeyService, caplog: pytest.LogCaptureFixture) -> None:
+    """boto3 at debug writes every answer of KMS down, plain data keys among them."""
+    ring = kms.ring(kms.new_key())
+    logging.getLogger("botocore").setLevel(logging.NOTSET)
+    caplog.set_level(logging.DEBUG)
+    kms.new_key()
+    assert "Response body" in caplog.text, "boto3 would tell everything"
+    await ring.key_id()
+    caplog.clear()
+    made = await ring.make(PLACE)
+    assert await ring.unwrap(made.key_id, made.wrapped, PLACE) == made.plain
+    said = "\n".join(record.getMessage() for record in caplog.records if not record.name.startswith("moto"))
+    assert base64.b64encode(made.plain).decode() not in said
+    assert repr(made.plain) not in said
+    assert not [record for record in caplog.records if record.name.startswith("botocore")]
