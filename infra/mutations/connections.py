@@ -16,10 +16,9 @@ _ADMIN = "if mine < 'admin' then"
 _FUNCTIONS = (
     *(
         (f"pam.{verb}_connection", what, old, _NEVER, _ELSEWHERE)
-        for verb in ("rotate", "remove")
+        for verb in ("add", "rotate", "remove")
         for what, old in (("membership", _STRANGER), ("role", _ADMIN))
     ),
-    ("pam.add_connection", "role", _ADMIN, _NEVER, _ELSEWHERE),
     ("pam.add_connection", "terms and deposit", "if fault is not null then", _NEVER, _ELSEWHERE),
     ("pam.add_connection", "how many", ">= 200 then", ">= 200000 then", _ELSEWHERE),
     ("pam.add_connection", "one after another", "pam connections of ' || add_connection.org_id::text", "' || random()::text", _ELSEWHERE),

@@ -241,6 +241,15 @@ async def test_a_connection_rotated_meanwhile_keeps_nothing_of_the_old_account(r
     assert [row["is_allowed"] for row in await room.audits("connection.token")] == [False, True]
 
 
+async def test_a_rotated_connection_leaves_no_token_of_the_old_account(room: Strongroom) -> None:
+    await room.add("crm", CANARY, kind="oauth2_client_credentials")
+    await room.inject("crm")
+    assert (await room.secrets("crm"))["token_sealed"] is not None
+    await room.rotate("crm", "new")
+    row = await room.secrets("crm")
+    assert (row["token_sealed"], row["sealed"], row["key_id"]) == (None, None, None)
+
+
 async def test_a_worker_that_slept_through_its_turn_overwrites_nothing(room: Strongroom) -> None:
     room.endpoint.says = changing
     await room.add("drive", "r", kind="oauth2_refresh")
