@@ -281,14 +281,16 @@ async def test_a_turn_is_given_to_one_and_again_only_when_it_is_over(room: Stron
     assert (await leased(room, "crm"))[0].leased
 
 
-async def test_no_turn_is_given_for_a_version_that_is_gone(room: Strongroom) -> None:
+async def test_no_turn_and_no_token_is_taken_for_a_version_that_is_gone(room: Strongroom) -> None:
     await room.add("crm", CANARY, kind="oauth2_client_credentials")
     await room.vault.sweep()
+    _, lease = await leased(room, "crm")
     for version in (0, 2):
+        gone = room.terms["crm"].model_copy(update={"version": version})
         with pytest.raises(Refused, match="rotated or removed"):
-            await ledger.lease_token(
-                room.bench.hold, room.terms["crm"].model_copy(update={"version": version}), uuid4()
-            )
+            await ledger.lease_token(room.bench.hold, gone, uuid4())
+        with pytest.raises(Refused, match="rotated"):
+            await ledger.keep_token(room.bench.hold, gone, lease, b"t", seconds=9, sealed=None, key_id=None)
 
 
 async def test_who_waits_for_anothers_token_does_not_wait_for_ever(
