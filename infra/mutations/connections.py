@@ -71,7 +71,7 @@ _ROOM, _OAUTH = "workers/outbound/connections.py", "workers/outbound/oauth.py"
 # what is taken away, file, its text, what takes its place, who notices
 _SOURCES = (
     ("the context is bound", _SEAL, "+ head + context_bytes(context)", "+ head", (*_SEALING, "-k", "no_other_place or no_token")),
-    ("the head is bound", _SEAL, 'return len(head).to_bytes(4, "big") + head + context', "return context", (*_SEALING, "-k", "bit or older_key")),
+    ("the head is bound", _SEAL, 'return len(head).to_bytes(4, "big") + head + context', "return b'' + context", (*_SEALING, "-k", "by_itself")),
     ("the version is known", _SEAL, "if sealed[len(MAGIC) : len(MAGIC) + 1] != bytes([VERSION]):", "if False:", (*_SEALING, "-k", "version")),
     ("a data key is used once", _SEAL, "key, self._key = self._key, None", "key = self._key", (*_SEALING, "-k", "nonce")),
     ("unwrapped keys are forgotten", _SEAL, "if known is not None and now - known[0] < self._cache_seconds:", "if known is not None:", (*_ENVELOPE, "-k", "remembered")),
