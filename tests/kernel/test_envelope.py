@@ -42,12 +42,16 @@ async def test_what_is_sealed_opens_in_its_own_place(envelope: Envelope, plainte
     assert len(plaintext) < 2 or plaintext not in sealed
 
 
-async def test_a_file_of_keys_is_made_once_and_is_its_owners_alone(tmp_path: Path) -> None:
+async def test_a_file_of_keys_is_made_once_and_is_its_owners_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "below" / "keys.json"
     await asyncio.gather(*(asyncio.to_thread(LocalKeyRing.make_file, file) for _ in range(20)))
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert list(file.parent.iterdir()) == [file], "no half of it is left"
     before = file.read_bytes()
+    LocalKeyRing.make_file(file)
+    monkeypatch.setattr(Path, "exists", lambda path: False)  # it came between the look and the writing
     LocalKeyRing.make_file(file)
     assert file.read_bytes() == before
 
