@@ -15,10 +15,14 @@ from workers.agent.shutdown import LeavingFlag
 from workers.agent.slots import Slots
 from workers.agent.turn import Turns
 from workers.kernel import runqueue
+from workers.kernel.envelope import Envelope
 from workers.kernel.errors import PamError, Unavailable
+from workers.kernel.key_file import LocalKeyRing
+from workers.kernel.kms import KmsKeyRing
 from workers.kernel.ledger import runs
 from workers.kernel.runqueue import RunQueue
 from workers.kernel.settings import WorkerSettings
+from workers.kernel.vault import Vault
 from workers.kernel.worker_gateway import WorkerGateway
 from workers.model.openai_wire import OpenAIModel
 from workers.model.prices import cost_of
@@ -26,8 +30,10 @@ from workers.model.protocol import Usage
 from workers.model.retry import RetryingModel
 from workers.outbound.breaker import Breaker
 from workers.outbound.client import Outbound
+from workers.outbound.connections import Connections
 from workers.outbound.limits import OutboundLimits
 from workers.outbound.network import GuardedNetwork, public_trust, system_resolver
+from workers.outbound.oauth import post_through, token_limits
 from workers.tools import TOOLS
 from workers.tools.bound_sql import BoundSql
 from workers.tools.redis_space import RedisSpace
@@ -53,23 +59,27 @@ class Workshop:
         self._sql = BoundSql(dsn=settings.agent_database_url)
         self._redis = RedisSpace(url=settings.upstash_url, token=settings.upstash_token)
         self._breaker = Breaker(url=settings.upstash_url, token=settings.upstash_token)
-        outbound = Outbound(
-            network=GuardedNetwork(
-                resolver=system_resolver,
-                connector=httpcore.AnyIOBackend(),
-                trust=public_trust(),
-                may_reach_loopback=settings.may_reach_loopback,
-            ),
-            breaker=self._breaker,
-            limits=OutboundLimits(),
+        network = GuardedNetwork(
+            resolver=system_resolver,
+            connector=httpcore.AnyIOBackend(),
+            trust=public_trust(),
+            may_reach_loopback=settings.may_reach_loopback,
         )
+        outbound = Outbound(network=network, breaker=self._breaker, limits=OutboundLimits())
+        tokens = Outbound(network=network, breaker=self._breaker, limits=token_limits())
+        self._vault = vault_of(settings, self._gateway)
         self._queue = RunQueue(redis=runqueue.connect(settings.redis_url))
         model = OpenAIModel(name=settings.model, api_key=settings.model_key, base_url=settings.model_url or OPENAI_URL)
         self._turns = Turns(
             gateway=self._gateway,
             model=RetryingModel(model=model),
             tools=TOOLS,
-            services=ToolServices(sql=self._sql, redis=self._redis, outbound=outbound),
+            services=ToolServices(
+                sql=self._sql,
+                redis=self._redis,
+                outbound=outbound,
+                credentials=Connections(vault=self._vault, post=post_through(tokens)),
+            ),
             slots=Slots(),
             leaving=self.leaving,
             worker=f"{socket.gethostname()}:{os.getpid()}",
@@ -86,10 +96,12 @@ class Workshop:
             Usage(input_tokens=1, output_tokens=1), model=self._settings.model
         )  # reads the price list now, not in a run
         self._sweeping = asyncio.run_coroutine_threadsafe(self._sweep(), self._loop)
+        self._sealing = asyncio.run_coroutine_threadsafe(self._seal(), self._loop)
 
     def close(self) -> None:
         """Stop sweeping and return every connection."""
         self._sweeping.cancel()
+        self._sealing.cancel()
         self.do(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
@@ -115,11 +127,31 @@ class Workshop:
                 log.error("sweep broke", error=type(error).__name__)
             await asyncio.sleep(self._settings.sweep_seconds)
 
+    async def _seal(self) -> None:
+        """Every worker that holds keys seals anew what browsers deposited, and what lies under an older key."""
+        while self._vault is not None:
+            try:
+                await self._vault.sweep()
+            except PamError as error:
+                log.warning("connections not sealed", reason=str(error))
+            except Exception as error:  # the next look may go well
+                log.error("sealing broke", error=type(error).__name__)
+            await asyncio.sleep(self._settings.sweep_seconds)
+
     async def _close(self) -> None:
         await self._sql.close()
         await self._gateway.close()
         await self._redis.close()
         await self._breaker.close()
+
+
+def vault_of(settings: WorkerSettings, gateway: WorkerGateway) -> Vault | None:
+    """The vault over the keys that the settings name, or None when they name none: connections are refused then."""
+    if settings.kms_key_ids:
+        return Vault(gateway=gateway, envelope=Envelope(ring=KmsKeyRing(key_ids=settings.kms_key_ids)))
+    if settings.key_file is not None:
+        return Vault(gateway=gateway, envelope=Envelope(ring=LocalKeyRing(file=settings.key_file)))
+    return None
 
 
 _workshop: Workshop | None = None

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from infra.cli.connection_commands import connections_app
 from infra.cli.console import Json, answer, consoles, execute
 from infra.cli.groups import agents_app, policy_app
 from infra.cli.person import CommandFailed
@@ -20,6 +21,7 @@ app = typer.Typer(
 )
 app.add_typer(agents_app, name="agents")
 app.add_typer(policy_app, name="policy")
+app.add_typer(connections_app, name="connections")
 
 
 @app.command()

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+KEY_FILE = "keys.json"
+
 
 @dataclass(frozen=True)
 class Secrets:
@@ -76,6 +78,11 @@ class StackFacts:
     rehearsal_url: str
     model: str
     model_url: str
+
+    @property
+    def key_file(self) -> str:
+        """Where the keys lie that seal connections; workers alone read it."""
+        return str(Path(self.state) / KEY_FILE)
 
     @classmethod
     def read(cls, file: Path) -> "StackFacts | None":

@@ -16,11 +16,12 @@ import psycopg
 import structlog
 
 from infra import installation
-from infra.local.facts import ModelChoice, Secrets, StackFacts, write_private
+from infra.local.facts import KEY_FILE, ModelChoice, Secrets, StackFacts, write_private
 from infra.local.lite import Lite
 from infra.local.postgres import Postgres, lay_out
 from infra.local.processes import Child, ProcessFailed, answers_on, free_port
 from infra.local.redis import start_redis
+from workers.kernel.key_file import LocalKeyRing
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -50,8 +51,14 @@ def worker_environment(facts: StackFacts, *, model_key: str) -> dict[str, str]:
     kept = facts.environment()
     for name in ("PAM_WEBHOOK_SECRET", "SUPABASE_JWT_SECRET", "PAM_SWEEPER_DATABASE_URL"):
         del kept[name]
-    kept["PAM_OUTBOUND_LOOPBACK"] = "1"  # this machine is the only world that the stack has
-    return {**kept, "PAM_MODEL": facts.model, "OPENAI_API_KEY": model_key, "OPENAI_BASE_URL": facts.model_url}
+    return {
+        **kept,
+        "PAM_OUTBOUND_LOOPBACK": "1",  # this machine is the only world that the stack has
+        "PAM_MODEL": facts.model,
+        "OPENAI_API_KEY": model_key,
+        "OPENAI_BASE_URL": facts.model_url,
+        "PAM_KEY_FILE": facts.key_file,
+    }
 
 
 class Stack:
@@ -63,6 +70,7 @@ class Stack:
         self._state = options.state
         self._logs = options.state / "logs"
         self._secrets = Secrets.keep(options.state / "secrets.json")
+        LocalKeyRing.make_file(options.state / KEY_FILE)
         self._lite = Lite(home=options.home)
         self._children: dict[str, Child] = {}
         self._starters: dict[str, Callable[[], Coroutine[Any, Any, Child]]] = {}

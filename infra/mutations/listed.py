@@ -1,6 +1,8 @@
 """Every mutation that is written down, and every text of a SQL function among them."""
 
-from infra.mutations import consent, functions, outbound, sources
+from infra.mutations import connections, consent, functions, outbound, sources
 
-TARGETS = (*functions.TARGETS, *consent.TARGETS, *outbound.TARGETS)
-MUTATIONS = (*functions.MUTATIONS, *sources.MUTATIONS, *consent.MUTATIONS, *outbound.MUTATIONS)
+_SURFACES = (functions, sources, consent, outbound, connections)
+
+TARGETS = tuple(target for surface in _SURFACES for target in getattr(surface, "TARGETS", ()))
+MUTATIONS = tuple(mutation for surface in _SURFACES for mutation in surface.MUTATIONS)

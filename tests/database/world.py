@@ -1,11 +1,13 @@
 """Two organisations with rows in every table, people in every role, and the JSON that a worker hands to its verbs."""
 
+import base64
 import json
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
+from psycopg.types.json import Jsonb
 
 from tests.support.database import Database
 
@@ -51,6 +53,23 @@ FINISHED = {"type": "RUN_FINISHED", "outcome": {"type": "success"}}
 BROKEN = {"type": "RUN_ERROR", "message": "It broke.", "code": "broken"}
 
 
+SEALING_KEY = UUID("5ea11e57-0000-4000-8000-000000000001")
+
+
+def connection(name: str = "billing", **other: Any) -> dict[str, Any]:
+    """A connection as `add_connection` takes it; its deposit has the outer form of one, and opens to nothing."""
+    deposit = b"PAMd\x01" + SEALING_KEY.bytes + bytes(500)
+    return {
+        "id": uuid4(),
+        "name": name,
+        "kind": "bearer",
+        "hosts": ["api.example.com"],
+        "settings": {},
+        "deposit": base64.b64encode(deposit).decode(),
+        **other,
+    }
+
+
 async def refused_state(verb: Any) -> str:
     """The SQLSTATE with which a verb's coroutine is refused; empty when it went through."""
     try:
@@ -88,6 +107,9 @@ class World:
         await database.owner(
             "insert into pam_private.settings values ('webhook_url', 'http://127.0.0.1:9/'), ('webhook_secret', 'it is a secret')"
         )
+        await database.worker(
+            "publish_sealing_key", id=SEALING_KEY, public_key="cHVi", private_sealed="cHJp", key_id="local-1"
+        )
         return cls(database, await _team(database), await _team(database), stranger)
 
 
@@ -97,6 +119,7 @@ async def _team(database: Database) -> Team:
     removed = await database.new_member(org, "developer")
     await database.rpc(owner, "remove_member", org_id=org, user_id=removed)
     await database.rpc(owner, "allow_host", org_id=org, host="api.example.com")
+    await connect(database, owner, org)
     run = await database.new_run(people["developer"], org)
     fence = await database.claimed(run)
     planned = call(path="notes.md")
@@ -127,6 +150,20 @@ async def _team(database: Database) -> Team:
     held["fence"] = await database.claimed(run)
     await database.worker("finish_run", **held, status="succeeded", reason=None, events=[FINISHED])
     return Team(org, people, removed, run)
+
+
+async def connect(database: Database, person: UUID, org: UUID, **other: Any) -> Any:
+    """Add a connection as this person; answers what the verb answers. Lists are arrays here, objects jsonb."""
+    asked = connection(**other)
+    async with database.person(person) as asking:
+        row = await (
+            await asking.execute(
+                "select pam.add_connection(%(org)s, %(id)s, %(name)s, %(kind)s, %(hosts)s::text[], %(settings)s, %(deposit)s,"
+                " %(expires_at)s) as answer",
+                {"org": org, "expires_at": None, **asked, "settings": Jsonb(asked["settings"])},
+            )
+        ).fetchone()
+    return row["answer"] if row else None
 
 
 async def become(connection: psycopg.AsyncConnection[Any], role: str, claims: Any) -> None:

@@ -41,7 +41,7 @@ ONLY: dict[str, dict[str, str]] = {
     },
     "supabase": {},
     "realtime": {},
-    "boto3": {},
+    "boto3": {"workers/kernel/kms.py": "lazily"},
 }
 HEAVY = ("openai", "supabase", "realtime", "boto3", "botocore", "psycopg", "rq", "redis", "postgast", "typer")
 

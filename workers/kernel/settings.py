@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
 
 from workers.kernel.errors import SettingMissing
 
@@ -27,6 +29,8 @@ class WorkerSettings:
     model: str
     model_key: str
     model_url: str | None
+    kms_key_ids: tuple[str, ...] = ()
+    key_file: Path | None = None
     lease_seconds: int = 30
     sweep_seconds: float = 10
     pulse_seconds: float = 1
@@ -49,11 +53,22 @@ class WorkerSettings:
             model=environment.get("PAM_MODEL", "").strip() or "gpt-5-mini",
             model_key=required(environment, "OPENAI_API_KEY", "the key of the model's provider"),
             model_url=environment.get("OPENAI_BASE_URL", "").strip() or None,
+            **_keys(environment),
             lease_seconds=_whole(environment, "PAM_LEASE_SECONDS", 30),
             sweep_seconds=_whole(environment, "PAM_SWEEP_SECONDS", 10),
             # For the embedded stack alone: lets api_call reach localhost where an organisation allows it.
             may_reach_loopback=environment.get("PAM_OUTBOUND_LOOPBACK", "").strip() == "1",
         )
+
+
+def _keys(environment: Mapping[str, str]) -> dict[str, Any]:
+    """What seals connections: keys of AWS KMS in production, a file elsewhere, or nothing; never both."""
+    names = environment.get("PAM_KMS_KEY_ID", "")
+    key_ids = tuple(name for name in map(str.strip, names.split(",")) if name)
+    file = environment.get("PAM_KEY_FILE", "").strip()
+    if key_ids and file:
+        raise SettingMissing("PAM_KMS_KEY_ID and PAM_KEY_FILE are both set: keep the one that seals your connections")
+    return {"kms_key_ids": key_ids, "key_file": Path(file) if file else None}
 
 
 def _whole(environment: Mapping[str, str], name: str, default: int) -> int:
