@@ -107,7 +107,11 @@ _SENDING = (
     ("repeats of answered effects", "if request.is_safe and answer.status in _PASSING", "if answer.status in _PASSING"),
     ("number of attempts", "if pause is None or number >= self._limits.attempts:", "if pause is None or number >= 50:"),
     ("long pauses", "told if told <= self._limits.longest_pause_seconds else None", "0.0"),
-    ("time of all attempts", "return asyncio.get_running_loop().time() + pause < journey.deadline", "return True"),
+    (
+        "time of all attempts",
+        "return asyncio.get_running_loop().time() + pause + _LEAST_SECONDS < journey.deadline",
+        "return True",
+    ),
 )
 _NETWORK_ASKED = (("network's rules", "        self._network.check(target)\n", ""),)
 _LEFT_ALONE = (

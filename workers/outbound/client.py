@@ -31,6 +31,7 @@ Injects = Callable[[str], Awaitable[Injection]]
 _FAILING = (500, 502, 503, 504)
 _COME_BACK = (429, 503)
 _PASSING = (429, 502, 503, 504)
+_LEAST_SECONDS = 0.05  # an attempt needs; a loop's timer may also ring a little before its time
 
 
 @dataclass
@@ -179,7 +180,7 @@ class Outbound:
     def _has_turn(self, journey: _Journey, number: int, pause: float | None) -> bool:
         if pause is None or number >= self._limits.attempts:
             return False
-        return asyncio.get_running_loop().time() + pause < journey.deadline
+        return asyncio.get_running_loop().time() + pause + _LEAST_SECONDS < journey.deadline
 
     def _backoff(self, number: int) -> float:
         pause = self._limits.backoff_seconds * float(2 ** (number - 1))
