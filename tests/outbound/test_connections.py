@@ -183,6 +183,7 @@ async def test_a_token_that_is_refused_is_fetched_anew_once_a_call(room: Strongr
     await other.inject("crm", call=other_call)
     assert await room.connections.invalidate(hold, call, "crm") is True
     assert (await room.inject("crm", call=call)).secrets == ("at-2",)
+    assert await room.connections.invalidate(hold, call, "crm") is False, "a host that says no twice means it"
     # The other worker's 401 is of the old token: the new one stays.
     assert await other.connections.invalidate(other.bench.hold, other_call, "crm") is True
     assert (await other.inject("crm", call=other_call)).secrets == ("at-2",)

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from collections import OrderedDict
+from dataclasses import dataclass, replace
 from uuid import UUID, uuid4
 from weakref import WeakValueDictionary
 
@@ -28,6 +29,15 @@ _OAUTH = (ConnectionKind.OAUTH2_CLIENT_CREDENTIALS, ConnectionKind.OAUTH2_REFRES
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True)
+class _Served:
+    """Which token a call was given, and whether it was one in the place of another."""
+
+    connection: UUID
+    number: int
+    is_second: bool
+
+
 class Connections:
     """Implements Credentials. `vault` is None where the worker was given no key: then every connection is refused."""
 
@@ -36,7 +46,7 @@ class Connections:
         self._post = post
         self._turns: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
         self._fetching: set[asyncio.Task[tuple[str, int]]] = set()
-        self._served: OrderedDict[tuple[UUID, str], tuple[UUID, int]] = OrderedDict()
+        self._served: OrderedDict[tuple[UUID, str], _Served] = OrderedDict()
 
     def __repr__(self) -> str:
         return "Connections()"
@@ -62,18 +72,19 @@ class Connections:
         except (Refused, Unavailable) as error:
             await connections.note_fault(hold, call_id, found, getattr(error, "code", "unavailable"))
             raise
-        self._served[call_id, name] = (found.id, number)
+        before = self._served.get((call_id, name))
+        self._served[call_id, name] = _Served(found.id, number, is_second=before is not None and before.is_second)
         while len(self._served) > _MAX_SERVED:
             self._served.popitem(last=False)
         return Injection({"authorization": f"Bearer {token}"}, secrets=(token,))
 
     async def invalidate(self, hold: Hold, call_id: UUID, name: str) -> bool:
         """The host answered 401 to what `injected` gave this call: whether asking it anew may help, once a call."""
-        served = self._served.pop((call_id, name), None)
-        if served is None or served[1] < 0:
+        served = self._served.get((call_id, name))
+        if served is None or served.is_second:
             return False
-        await connections.drop_token(hold, *served)
-        self._served[call_id, name] = (served[0], -1)
+        self._served[call_id, name] = replace(served, is_second=True)
+        await connections.drop_token(hold, served.connection, served.number)
         return True
 
     async def _token(self, vault: Vault, hold: Hold, found: SealedConnection) -> tuple[str, int]:

@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.support.strongroom import Strongroom
+from tests.support.strongroom import HOST, Strongroom
 from tests.support.token_endpoint import Asked, TokenEndpoint, answer, token
 from workers.kernel.envelope import key_id_of
 from workers.kernel.errors import Refused, Unavailable
@@ -187,6 +187,16 @@ async def test_two_workers_never_send_one_refresh_token_twice(room: Strongroom) 
     room.endpoint.held.set()
     await asyncio.gather(*waiting)
     assert [asked.form["refresh_token"] for asked in room.endpoint.asked] == ["r", "r+"]
+
+
+async def test_a_worker_that_opened_early_sends_the_newest_refresh_token(room: Strongroom) -> None:
+    room.endpoint.says = changing
+    await room.add("drive", "r", kind="oauth2_refresh")
+    await room.vault.sweep()
+    early = await ledger.open_for(room.bench.hold, await room.call(), "drive", HOST)
+    await (await room.beside()).inject("drive")
+    await room.put("drive", token_sealed=None)
+    assert (await room.connections._token(room.vault, room.bench.hold, early))[0] == "for-r+"
 
 
 async def test_a_call_that_is_cancelled_does_not_lose_the_changed_refresh_token(room: Strongroom) -> None:
