@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -19,12 +20,16 @@ from workers.kernel.ledger import runs
 from workers.kernel.runqueue import RunQueue
 from workers.kernel.settings import WorkerSettings
 from workers.kernel.worker_gateway import WorkerGateway
+from workers.logs.cloudwatch import CloudWatchLogs, CloudWatchPlace
+from workers.logs.local_store import LocalLogs
+from workers.logs.query import LogStore
 from workers.model.openai_wire import OpenAIModel
 from workers.model.prices import cost_of
 from workers.model.protocol import Usage
 from workers.model.retry import RetryingModel
 from workers.tools import TOOLS
 from workers.tools.bound_sql import BoundSql
+from workers.tools.log_places import LogPlaces
 from workers.tools.redis_space import RedisSpace
 from workers.tools.tool import ToolServices
 
@@ -53,7 +58,7 @@ class Workshop:
             gateway=self._gateway,
             model=RetryingModel(model=model),
             tools=TOOLS,
-            services=ToolServices(sql=self._sql, redis=self._redis),
+            services=ToolServices(sql=self._sql, redis=self._redis, logs=LogPlaces(own=own_logs(settings))),
             slots=Slots(),
             leaving=self.leaving,
             worker=f"{socket.gethostname()}:{os.getpid()}",
@@ -103,6 +108,16 @@ class Workshop:
         await self._sql.close()
         await self._gateway.close()
         await self._redis.close()
+
+
+def own_logs(settings: WorkerSettings) -> LogStore | None:
+    """Where PAM's own processes log: files of this machine, a group at CloudWatch, or nowhere that is known."""
+    if settings.log_folder:
+        return LocalLogs(folder=Path(settings.log_folder))
+    if settings.log_group:
+        place = CloudWatchPlace(log_group=settings.log_group, region=settings.log_region or "us-east-1")
+        return CloudWatchLogs(place=place)
+    return None
 
 
 _workshop: Workshop | None = None

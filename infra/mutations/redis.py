@@ -24,7 +24,7 @@ _ROWS = (
         "if false",
         _TOOLS,
     ),
-    ("what is over is not listed", _SPACE, "if seconds >= 0]", "]", _TOOLS),
+    ("what is over is not listed", _SPACE, "if seconds >= 0]", "]", _ATTACKS),
     (
         "seal of a cursor",
         _SPACE,
@@ -51,7 +51,7 @@ _ROWS = (
     ("printable keys", _GET, "if not key.isprintable():", "if False:", _ATTACKS),
     ("composed keys", _GET, 'if key != unicodedata.normalize("NFC", key):', "if False:", _ATTACKS),
     ("value size", _SET, 'if len(value.encode(errors="replace")) > MAX_VALUE_BYTES:', "if False:", _ATTACKS),
-    ("time to live", _SET, "ge=1, le=MAX_SECONDS", "", _ATTACKS),
+    ("time to live", _SET, "ge=1, le=MAX_SECONDS", "ge=-(10**40)", _ATTACKS),
     ("step of a counter", _SET, "        ge=-(2**53),\n        le=2**53,\n", "", _ATTACKS),
 )
 MUTATIONS = tuple(Mutation(f"Redis: {what}", Edit(file, old, new), (tests,)) for what, file, old, new, tests in _ROWS)

@@ -216,7 +216,12 @@ async def _run(wanted: Sequence[str], console: Console) -> list[Outcome]:
         async with running_stack(options) as facts:
             laboratory = Laboratory(facts=facts, folder=folder)
             await laboratory.prepare()
-            every = [*await catalogue.found(laboratory.dsn(CHECK)), *functions.MUTATIONS, *sources.MUTATIONS, *redis.MUTATIONS]
+            every = [
+                *await catalogue.found(laboratory.dsn(CHECK)),
+                *functions.MUTATIONS,
+                *sources.MUTATIONS,
+                *redis.MUTATIONS,
+            ]
             chosen = [m for m in every if not wanted or any(word in m.name for word in wanted)]
             at_once = asyncio.Semaphore(AT_ONCE)
 

@@ -15,7 +15,8 @@ from tests.house.tree import PACKAGES, ROOT, imports, imports_of, modules, named
 MAY_IMPORT = {
     "workers.kernel": ("workers.kernel",),
     "workers.model": ("workers.model", "workers.kernel"),
-    "workers.tools": ("workers.tools", "workers.kernel"),
+    "workers.logs": ("workers.logs", "workers.kernel"),
+    "workers.tools": ("workers.tools", "workers.logs", "workers.kernel"),
     "workers.agent": ("workers.agent", "workers.tools", "workers.model", "workers.kernel"),
     "workers": ("workers",),
     "functions": ("functions", "workers.kernel"),
@@ -35,7 +36,7 @@ ONLY: dict[str, dict[str, str]] = {
     "upstash_redis": {"workers/tools/redis_space.py": "at once"},
     "supabase": {},
     "realtime": {},
-    "boto3": {},
+    "boto3": {"workers/logs/cloudwatch.py": "lazily"},
 }
 HEAVY = ("openai", "supabase", "realtime", "boto3", "botocore", "psycopg", "rq", "redis", "postgast", "typer")
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -17,9 +18,11 @@ from workers.kernel.ledger.hold import Hold
 from workers.kernel.ledger.steps import Step
 from workers.kernel.ledger.tool_calls import CallStatus, RecordedCall
 from workers.kernel.worker_gateway import WorkerGateway
+from workers.logs.local_store import LocalLogs
 from workers.model.protocol import ToolCall
 from workers.tools import TOOLS
 from workers.tools.bound_sql import BoundSql, SqlLimits
+from workers.tools.log_places import LogPlaces
 from workers.tools.redis_space import RedisSpace
 from workers.tools.tool import Tool, ToolContext, ToolServices
 
@@ -50,7 +53,8 @@ class Bench:
         await sql.open()
         try:
             user, org = await database.new_organization()
-            yield await cls._claimed(database, gateway, ToolServices(sql=sql, redis=redis), user, org)
+            logs = LogPlaces(own=LocalLogs(folder=Path(facts.state) / "logs"))
+            yield await cls._claimed(database, gateway, ToolServices(sql=sql, redis=redis, logs=logs), user, org)
         finally:
             await redis.close()
             await sql.close()

@@ -30,6 +30,9 @@ class WorkerSettings:
     lease_seconds: int = 30
     sweep_seconds: float = 10
     pulse_seconds: float = 1
+    log_folder: str | None = None
+    log_group: str | None = None
+    log_region: str | None = None
 
     def __repr__(self) -> str:
         return f"WorkerSettings(model={self.model!r})"
@@ -50,6 +53,9 @@ class WorkerSettings:
             model_url=environment.get("OPENAI_BASE_URL", "").strip() or None,
             lease_seconds=_whole(environment, "PAM_LEASE_SECONDS", 30),
             sweep_seconds=_whole(environment, "PAM_SWEEP_SECONDS", 10),
+            log_folder=environment.get("PAM_LOG_FOLDER", "").strip() or None,
+            log_group=environment.get("PAM_LOG_GROUP", "").strip() or None,
+            log_region=environment.get("AWS_REGION", "").strip() or None,
         )
 
 

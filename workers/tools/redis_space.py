@@ -102,12 +102,10 @@ class RedisSpace:
             names = await self._redis.eval(
                 redis_steps.PAGE, keys=[f"pam:{org_id}:names"], args=[prefix, last, str(count)]
             )
-            lives: list[int] = []
-            if names:
-                pipeline = self._redis.pipeline()
-                for name in names:
-                    pipeline.ttl(_named(org_id, name))
-                lives = await pipeline.exec()
+            pipeline = self._redis.pipeline()
+            for name in names:
+                pipeline.ttl(_named(org_id, name))
+            lives = [int(str(seconds)) for seconds in await pipeline.exec()] if names else []
         except _AWAY as error:
             raise Unavailable(f"Redis did not answer: {type(error).__name__}") from error
         entries = [Entry(name, seconds) for name, seconds in zip(names, lives, strict=True) if seconds >= 0]
