@@ -89,7 +89,7 @@ def test_what_is_no_time_is_told_with_examples_of_times(words: str) -> None:
 
 def test_a_clock_that_was_put_forward_is_read_as_before_the_change() -> None:
     now = datetime(2026, 3, 29, 12, tzinfo=UTC)
-    assert read_range("today 02:30-03:30 Europe/Berlin", None, now=now).until.hour == 1
+    assert read_range("today 02:30 Europe/Berlin", None, now=now).since.hour == 1
 
 
 def test_an_hour_that_came_twice_is_the_first() -> None:

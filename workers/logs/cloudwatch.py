@@ -148,7 +148,8 @@ class CloudWatchLogs:
 def _lines(rows: Iterable[list[dict[str, str]]]) -> Iterable[LogLine]:
     for row in rows:
         told = {cell.get("field"): cell.get("value", "") for cell in row}
-        at = moment_of((told.get("@timestamp") or "").replace(" ", "T"))
+        stamp = told.get("@timestamp") or ""  # "2026-11-24 12:00:00.000", or milliseconds where AWS is stood in for
+        at = moment_of(int(stamp) if stamp.isdecimal() else stamp)
         if at is not None and (line := read_line(told.get("@message") or "", at=at)):
             yield line
 
