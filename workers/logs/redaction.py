@@ -13,7 +13,7 @@ _NAMES = re.compile(
 )
 _COUNTS = re.compile(r"tokens$|token_count$|_tokens?_(?:used|left)$", re.IGNORECASE)
 _ASSIGNED = re.compile(
-    r"\b((?:[a-z0-9]+[-_])*(?:password|passwd|passphrase|secret|token|api[-_]?key|access[-_]?key|apikey|credential|pwd)"
+    r"((?:password|passwd|passphrase|secret|token|api[-_]?key|access[-_]?key|apikey|credential|pwd)"
     r"""["']?\s{0,3}[=:]\s{0,3}["']?)([^\s"',;&)}\]]{3,})""",
     re.IGNORECASE,
 )

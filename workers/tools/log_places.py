@@ -25,7 +25,5 @@ class LogPlaces:
     async def of_connection(self, hold: Hold, name: str, source: str | None) -> LogStore:
         """The store behind a connection. Raises LogsRefused or Refused."""
         if self.connections is None:
-            raise LogsRefused(
-                "The team's application logs cannot be searched here: this PAM has no connections to logs."
-            )
+            raise LogsRefused("The team's application logs cannot be searched: no connection leads to any.")
         return await self.connections.store(hold, name, source)
