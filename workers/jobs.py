@@ -23,11 +23,13 @@ from workers.kernel.worker_gateway import WorkerGateway
 from workers.logs.cloudwatch import CloudWatchLogs, CloudWatchPlace
 from workers.logs.local_store import LocalLogs
 from workers.logs.query import LogStore
+from workers.model.openai_api import OpenAIApi
 from workers.model.openai_wire import OpenAIModel
 from workers.model.prices import cost_of
 from workers.model.protocol import Usage
 from workers.model.retry import RetryingModel
-from workers.tools import TOOLS
+from workers.outbound.breaker import Breaker
+from workers.tools import TOOLS, openai_api_call
 from workers.tools.bound_sql import BoundSql
 from workers.tools.log_places import LogPlaces
 from workers.tools.redis_space import RedisSpace
@@ -54,11 +56,26 @@ class Workshop:
         self._redis = RedisSpace(url=settings.upstash_url, token=settings.upstash_token)
         self._queue = RunQueue(redis=runqueue.connect(settings.redis_url))
         model = OpenAIModel(name=settings.model, api_key=settings.model_key, base_url=settings.model_url or OPENAI_URL)
+        self._breaker = Breaker(url=settings.upstash_url, token=settings.upstash_token)
+        # Its own client: a long transcription holds up no step of a run.
+        self._model_api = OpenAIApi(
+            wire=OpenAIModel(
+                name=settings.model, api_key=settings.model_key, base_url=settings.model_url or OPENAI_URL
+            ),
+            base_url=settings.model_url or OPENAI_URL,
+            models=tuple(dict.fromkeys((settings.model, *settings.tool_models))),
+        )
         self._turns = Turns(
             gateway=self._gateway,
             model=RetryingModel(model=model),
-            tools=TOOLS,
-            services=ToolServices(sql=self._sql, redis=self._redis, logs=LogPlaces(own=own_logs(settings))),
+            tools=openai_api_call.priced(TOOLS, model=settings.model),
+            services=ToolServices(
+                sql=self._sql,
+                redis=self._redis,
+                logs=LogPlaces(own=own_logs(settings)),
+                model_api=self._model_api,
+                breaker=self._breaker,
+            ),
             slots=Slots(),
             leaving=self.leaving,
             worker=f"{socket.gethostname()}:{os.getpid()}",
@@ -108,6 +125,8 @@ class Workshop:
         await self._sql.close()
         await self._gateway.close()
         await self._redis.close()
+        await self._model_api.aclose()
+        await self._breaker.close()
 
 
 def own_logs(settings: WorkerSettings) -> LogStore | None:

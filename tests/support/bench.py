@@ -19,7 +19,10 @@ from workers.kernel.ledger.steps import Step
 from workers.kernel.ledger.tool_calls import CallStatus, RecordedCall
 from workers.kernel.worker_gateway import WorkerGateway
 from workers.logs.local_store import LocalLogs
+from workers.model.openai_api import OpenAIApi
+from workers.model.openai_wire import OpenAIModel
 from workers.model.protocol import ToolCall
+from workers.outbound.breaker import Breaker
 from workers.tools import TOOLS
 from workers.tools.bound_sql import BoundSql, SqlLimits
 from workers.tools.log_places import LogPlaces
@@ -49,13 +52,21 @@ class Bench:
         gateway = WorkerGateway(dsn=database.worker_dsn)
         sql = BoundSql(dsn=database.agent_dsn, limits=limits)
         redis = RedisSpace(url=facts.upstash_url, token=facts.upstash_token)
+        breaker = Breaker(url=facts.upstash_url, token=facts.upstash_token)
+        wire = OpenAIModel(name="rehearsal", api_key="sk-canary-of-the-bench", base_url=facts.rehearsal_url)
+        model_api = OpenAIApi(
+            wire=wire, base_url=facts.rehearsal_url, models=("rehearsal", "rehearsal-small"), base_pause_seconds=0.01
+        )
         await gateway.open()
         await sql.open()
         try:
             user, org = await database.new_organization()
             logs = LogPlaces(own=LocalLogs(folder=Path(facts.state) / "logs"))
-            yield await cls._claimed(database, gateway, ToolServices(sql=sql, redis=redis, logs=logs), user, org)
+            services = ToolServices(sql=sql, redis=redis, logs=logs, model_api=model_api, breaker=breaker)
+            yield await cls._claimed(database, gateway, services, user, org)
         finally:
+            await model_api.aclose()
+            await breaker.close()
             await redis.close()
             await sql.close()
             await gateway.close()

@@ -33,6 +33,7 @@ class WorkerSettings:
     log_folder: str | None = None
     log_group: str | None = None
     log_region: str | None = None
+    tool_models: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"WorkerSettings(model={self.model!r})"
@@ -56,6 +57,7 @@ class WorkerSettings:
             log_folder=environment.get("PAM_LOG_FOLDER", "").strip() or None,
             log_group=environment.get("PAM_LOG_GROUP", "").strip() or None,
             log_region=environment.get("AWS_REGION", "").strip() or None,
+            tool_models=tuple(filter(None, map(str.strip, environment.get("PAM_TOOL_MODELS", "").split(",")))),
         )
 
 

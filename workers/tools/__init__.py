@@ -7,6 +7,7 @@ from workers.tools import (
     file_read,
     file_write,
     log_search,
+    openai_api_call,
     redis_get,
     redis_set,
 )
@@ -17,6 +18,7 @@ TOOLS: tuple[Tool, ...] = (
     file_write.TOOL,
     file_list.TOOL,
     database_query.TOOL,
+    openai_api_call.TOOL,
     log_search.TOOL,
     redis_set.TOOL,
     redis_get.TOOL,

@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict
 
 from workers.kernel.ledger.hold import Hold
 from workers.kernel.ledger.tool_calls import CallEffect
+from workers.kernel.model_api import ModelApi
+from workers.outbound.breaker import Breaker
 from workers.tools.bound_sql import BoundSql
 from workers.tools.log_places import LogPlaces
 from workers.tools.redis_space import RedisSpace
@@ -28,6 +30,8 @@ class ToolServices:
     sql: BoundSql
     redis: RedisSpace
     logs: LogPlaces
+    model_api: ModelApi
+    breaker: Breaker
 
 
 @dataclass(frozen=True)
