@@ -1,12 +1,13 @@
-"""What OpenAI's API does beside an agent's own conversation, as workers/kernel/model_api words it; one level of retries."""
+"""What OpenAI's API does beside an agent's own conversation, in kernel/model_api's words, with one level of retries."""
 
 import asyncio
+import functools
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlsplit
 
 from workers.kernel.model_api import Embedded, Heard, Judgement, ModelApiFailed, Said, Spoken
@@ -16,8 +17,23 @@ from workers.model.failures import MalformedAnswer, ModelFailure, ModelTimeout
 from workers.model.openai_wire import OpenAIModel
 
 T = TypeVar("T")
+P = ParamSpec("P")
 _MAX_AUDIO_BYTES = 16_000_000
 _FREE = Decimal(0)
+
+
+def _in_a_known_shape(call: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """The client builds its objects unchecked: what is not as it should be comes to light when it is read."""
+
+    @functools.wraps(call)
+    async def read(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await call(*args, **kwargs)
+        except (AttributeError, TypeError, ValueError, KeyError, IndexError):
+            sentence = "The provider answered in a shape that we do not know."
+        raise ModelApiFailed(sentence, is_away=True)
+
+    return read
 
 
 class OpenAIApi:
@@ -68,6 +84,7 @@ class OpenAIApi:
         """Close the connections."""
         await self._wire.aclose()
 
+    @_in_a_known_shape
     async def chat(
         self,
         messages: Sequence[tuple[str, str]],
@@ -100,8 +117,10 @@ class OpenAIApi:
         if choice is None or message is None or (not text and choice.finish_reason == "stop"):
             raise ModelApiFailed("The model gave an empty answer.", is_away=False, cost_usd=cost)
         is_refused = bool(message.refusal) or choice.finish_reason == "content_filter"
-        return Said(text, cost, *tokens, is_cut=choice.finish_reason == "length", is_refused=is_refused)
+        is_cut = choice.finish_reason == "length"
+        return Said(text, cost, tokens[0], tokens[1], is_cut=is_cut, is_refused=is_refused)
 
+    @_in_a_known_shape
     async def embed(self, texts: Sequence[str], *, dimensions: int | None) -> Embedded:
         """Answer as `ModelApi.embed` says."""
         more: dict[str, Any] = {"dimensions": dimensions} if dimensions else {}
@@ -120,6 +139,7 @@ class OpenAIApi:
             raise ModelApiFailed("The provider gave other vectors than one a text.", is_away=False, cost_usd=cost)
         return Embedded(vectors, cost)
 
+    @_in_a_known_shape
     async def moderate(self, texts: Sequence[str]) -> tuple[Judgement, ...]:
         """Answer as `ModelApi.moderate` says."""
         answer = await self._repeated(
@@ -129,14 +149,9 @@ class OpenAIApi:
         )
         if len(answer.results or []) != len(texts):
             raise ModelApiFailed("The provider gave other judgements than one a text.", is_away=False)
-        return tuple(
-            Judgement(
-                each.flagged,
-                {name: float(score) for name, score in dict(each.category_scores).items() if score is not None},
-            )
-            for each in answer.results
-        )
+        return tuple(Judgement(each.flagged, _scores(each.category_scores)) for each in answer.results)
 
+    @_in_a_known_shape
     async def transcribe(self, name: str, content: bytes, *, language: str | None) -> Heard:
         """Answer as `ModelApi.transcribe` says."""
         more: dict[str, Any] = {"language": language} if language else {}
@@ -152,6 +167,7 @@ class OpenAIApi:
         cost = transcription_price(seconds) if isinstance(seconds, (int, float)) else longest
         return Heard(answer.text or "", seconds, cost)
 
+    @_in_a_known_shape
     async def speak(self, text: str, *, voice: str, format: str) -> Spoken:
         """Answer as `ModelApi.speak` says."""
         cost = speech_price(len(text))
@@ -182,15 +198,18 @@ class OpenAIApi:
             except ModelFailure as caught:
                 failure = caught
             is_lost = isinstance(failure, (ModelTimeout, MalformedAnswer))
-            pause = (failure.retry_after_seconds or 0) + random.uniform(
-                0, self._base_pause_seconds * 2 ** (attempt - 1)
-            )
+            jitter = random.uniform(0, self._base_pause_seconds * 2 ** (attempt - 1))  # noqa: S311
+            pause = (failure.retry_after_seconds or 0) + jitter
             is_over = attempt >= self._max_attempts or time.monotonic() + pause >= ends_at
             if is_lost or not failure.is_transient or is_over:
                 raise ModelApiFailed(
                     str(failure), is_away=failure.is_transient, cost_usd=lost_usd if is_lost else _FREE
                 ) from None
             await self._sleep(pause)
+
+
+def _scores(told: Any) -> dict[str, float]:
+    return {name: float(score) for name, score in dict(told).items() if score is not None}
 
 
 def _is_finite(vector: tuple[float, ...]) -> bool:

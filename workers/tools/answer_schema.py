@@ -9,16 +9,7 @@ MAX_DEPTH = 16
 MAX_NODES = 5_000
 MAX_FAULTS = 10
 # Patterns can be made to run for ever, and addresses to be fetched.
-_CLOSED = (
-    "pattern",
-    "patternProperties",
-    "$dynamicRef",
-    "$dynamicAnchor",
-    "$recursiveRef",
-    "$id",
-    "$anchor",
-    "$vocabulary",
-)
+_CLOSED = ("pattern", "patternProperties", "$dynamicRef", "$dynamicAnchor", "$recursiveRef", "$id", "$anchor")
 
 
 class SchemaRefused(Exception):
@@ -57,9 +48,7 @@ def _walk(node: Any, root: dict[str, Any], depth: int, open_refs: tuple[str, ...
             _walk(child, root, depth - 1, open_refs, left)
     if not isinstance(node, dict):
         return
-    if closed := next(
-        (name for name in _CLOSED if isinstance(name, str) and name in node and not _is_property(node, name)), None
-    ):
+    if closed := next((name for name in _CLOSED if name in node and not _is_property(node, name)), None):
         raise SchemaRefused(f"{closed} is not taken here: say it in words, or by type, enum and length.")
     if isinstance(ref := node.get("$ref"), str):
         if ref in open_refs:
@@ -71,7 +60,7 @@ def _walk(node: Any, root: dict[str, Any], depth: int, open_refs: tuple[str, ...
 
 def _is_property(node: dict[str, Any], name: str) -> bool:
     """Whether a closed word is a property's name here: its value is a schema then, and no text."""
-    return name in ("pattern",) and isinstance(node[name], dict)
+    return name != "patternProperties" and isinstance(node[name], dict)
 
 
 def _target(ref: str, root: dict[str, Any]) -> Any:

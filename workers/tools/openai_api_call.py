@@ -47,9 +47,7 @@ class Args(Arguments):
     json_schema: dict[str, Any] | None = Field(
         default=None, description="structured: JSON schema (Draft 2020-12, type object, no pattern) of the answer"
     )
-    model: str | None = Field(
-        default=None, max_length=100, description="chat, structured: another model than the usual"
-    )
+    model: str | None = Field(default=None, max_length=100, description="chat, structured: not the usual model")
     max_output_tokens: int = Field(default=1_000, ge=1, le=16_000, description="chat, structured: length of the answer")
     texts: Annotated[list[Line], Field(max_length=256)] = Field(
         default=[], description="embeddings, moderation: up to 256 texts"
@@ -130,10 +128,8 @@ def ceiling_usd(args: Args, *, model: str = "") -> Decimal:
 
 def priced(tools: tuple[Tool, ...], *, model: str) -> tuple[Tool, ...]:
     """The tools, with this one knowing which model is the usual."""
-    return tuple(
-        replace(tool, ceiling_usd=partial(ceiling_usd, model=model)) if tool.name == TOOL.name else tool
-        for tool in tools
-    )
+    own = replace(TOOL, ceiling_usd=partial(ceiling_usd, model=model))
+    return tuple(own if tool is TOOL else tool for tool in tools)
 
 
 def _bytes(args: Args) -> int:
@@ -231,9 +227,8 @@ async def _structured(args: Args, context: ToolContext) -> ToolResult:
             ("assistant", said.text),
             ("user", f"Your answer does not fit the schema. Answer again, with nothing but JSON that does:\n{told}"),
         ]
-    raise ToolRetry(
-        f"{model} gave no answer of this schema, twice. At last: {'; '.join(wrong)[:1_000]}", cost_usd=spent
-    )
+    told = "; ".join(wrong)[:1_000]
+    raise ToolRetry(f"{model} gave no answer of this schema, twice. At last: {told}", cost_usd=spent)
 
 
 async def _embeddings(args: Args, context: ToolContext) -> ToolResult:
@@ -242,22 +237,18 @@ async def _embeddings(args: Args, context: ToolContext) -> ToolResult:
     vectors = [[round(number, 6) for number in vector] for vector in found.vectors]
     text = "\n".join(json.dumps(vector, separators=(",", ":")) for vector in vectors)
     if len(text) > MAX_RESULT_CHARACTERS:
-        raise ToolRetry(
-            "The vectors do not fit into one result: send fewer texts, or ask for fewer dimensions.",
-            cost_usd=found.cost_usd,
-        )
+        why = "The vectors do not fit into one result: send fewer texts, or ask for fewer dimensions."
+        raise ToolRetry(why, cost_usd=found.cost_usd)
     head = f"{len(vectors)} vectors of {len(vectors[0])} numbers, one a line in the order of the texts"
     return ToolResult(f"{head}\n{text}", cost_usd=found.cost_usd)
 
 
 async def _moderation(args: Args, context: ToolContext) -> ToolResult:
     judged = await _asked(context, context.services.model_api.moderate(args.texts))
-    lines = [
-        json.dumps(
-            {"text": place, "flagged": each.is_flagged, "scores": {k: round(v, 4) for k, v in each.scores.items()}}
-        )
-        for place, each in enumerate(judged, start=1)
-    ]
+    lines = []
+    for place, each in enumerate(judged, start=1):
+        scores = {name: round(score, 4) for name, score in each.scores.items()}
+        lines.append(json.dumps({"text": place, "flagged": each.is_flagged, "scores": scores}))
     flagged = sum(each.is_flagged for each in judged)
     return ToolResult("\n".join([f"{flagged} of {len(judged)} texts are flagged", *lines]))
 

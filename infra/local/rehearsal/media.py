@@ -79,7 +79,7 @@ async def transcriptions(request: Request) -> Response:
         raise RequestRefused("Send multipart/form-data with a file and a model.")
     fields = {
         str(part.get_param("name", header="content-disposition")): part.get_payload(decode=True)
-        for part in message.iter_parts()  # type: ignore[attr-defined]
+        for part in message.iter_parts()
     }
     content = fields.get("file")
     if not isinstance(content, bytes) or not content or not fields.get("model"):
