@@ -25,7 +25,7 @@ from infra.local.attach import running_stack
 from infra.local.facts import StackFacts
 from infra.local.lite import Lite
 from infra.local.stack import HERE, ROOT, SEED, StackOptions
-from infra.mutations import catalogue, functions, redis, sources
+from infra.mutations import catalogue, functions, logs, model_api, redis, sources
 from infra.mutations.mutation import Edit, Mutation, SqlChange, TargetVanished
 from infra.pytest_run import counted, harmless
 
@@ -221,6 +221,8 @@ async def _run(wanted: Sequence[str], console: Console) -> list[Outcome]:
                 *functions.MUTATIONS,
                 *sources.MUTATIONS,
                 *redis.MUTATIONS,
+                *logs.MUTATIONS,
+                *model_api.MUTATIONS,
             ]
             chosen = [m for m in every if not wanted or any(word in m.name for word in wanted)]
             at_once = asyncio.Semaphore(AT_ONCE)

@@ -2,9 +2,11 @@
 
 import re
 
-from infra.mutations import functions, redis, sources
+from infra.mutations import functions, logs, model_api, redis, sources
 from infra.mutations.mutation import Edit
 from tests.house.tree import ROOT
+
+SURFACES = (*redis.MUTATIONS, *logs.MUTATIONS, *model_api.MUTATIONS)
 
 
 def body_of(function: str) -> str:
@@ -16,7 +18,7 @@ def body_of(function: str) -> str:
 
 
 def test_every_text_that_a_mutation_replaces_stands_there_once() -> None:
-    edits = [(m.name, m.change) for m in (*sources.MUTATIONS, *redis.MUTATIONS) if isinstance(m.change, Edit)]
+    edits = [(m.name, m.change) for m in (*sources.MUTATIONS, *SURFACES) if isinstance(m.change, Edit)]
     wrong = {name: found for name, edit in edits if (found := (ROOT / edit.file).read_text().count(edit.old)) != 1}
     assert len(edits) > 80
     assert wrong == {}
@@ -30,7 +32,7 @@ def test_every_check_that_a_mutation_takes_out_of_a_function_stands_there() -> N
 
 
 def test_every_mutation_has_a_name_of_its_own_and_tests_that_are_there() -> None:
-    every = [*functions.MUTATIONS, *sources.MUTATIONS, *redis.MUTATIONS]
+    every = [*functions.MUTATIONS, *sources.MUTATIONS, *SURFACES]
     names = [mutation.name for mutation in every]
     assert sorted(names) == sorted(set(names))
     paths = {word for mutation in every for word in mutation.tests if word.startswith("tests/")}
