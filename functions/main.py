@@ -14,7 +14,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
-from functions import events, health, messages, problems, runs, threads
+from functions import approvals, events, health, messages, problems, runs, threads
 from functions.deps import furnish
 from functions.envelope import BodyLimit, Envelope
 from functions.settings import ApiSettings
@@ -98,7 +98,7 @@ def create_app(settings: ApiSettings) -> FastAPI:
         },
     )
     app.state.house = house
-    for room in (health, threads, messages, runs, events):
+    for room in (health, threads, messages, runs, approvals, events):
         app.include_router(room.router)
 
     def openapi() -> dict[str, Any]:

@@ -1,19 +1,15 @@
 """The commands of `pam`, each with --help and --json; errors are one sentence on stderr, Ctrl-C is quiet."""
 
-import asyncio
 import json
 import sys
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from infra.cli.console import Json, answer, consoles, execute
+from infra.cli.groups import agents_app, policy_app
 from infra.cli.person import CommandFailed
-from infra.installation import InstallationRefused
-from workers.kernel.cards import CardRefused
-from workers.kernel.errors import PamError
 
 app = typer.Typer(
     name="pam",
@@ -22,34 +18,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Agents that do backend engineering for teams on Supabase, as the person who asked.",
 )
-agents_app = typer.Typer(no_args_is_help=True, help="Import, list and show agents.")
 app.add_typer(agents_app, name="agents")
-
-Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON on stdout and nothing else there.")]
-
-
-def consoles(as_json: bool) -> Console:
-    """Where a command talks to people: stdout, or stderr while stdout is for JSON."""
-    return Console(stderr=as_json, highlight=False)
-
-
-def answer(as_json: bool, line: dict[str, Any] | list[Any]) -> None:
-    """The one line of JSON."""
-    if as_json:
-        print(json.dumps(line, default=str))
-
-
-def execute(work: Coroutine[Any, Any, Any]) -> Any:
-    """Run a command's coroutine; what people can act on is said in a sentence, status 1; Ctrl-C is 130."""
-    try:
-        return asyncio.run(work)
-    except (CommandFailed, InstallationRefused, CardRefused, PamError) as error:
-        print(f"pam: {error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
-    except BrokenPipeError:
-        raise typer.Exit(141) from None
-    raise typer.Exit(1)
+app.add_typer(policy_app, name="policy")
 
 
 @app.command()
@@ -115,6 +85,40 @@ def reply(
 
 
 @app.command()
+def approvals(
+    is_all: Annotated[bool, typer.Option("--all", help="Also what was decided.")] = False, as_json: Json = False
+) -> None:
+    """List what runs wait for: who may decide, until when, and what it would do."""
+    from infra.cli.decisions import list_approvals
+    from infra.cli.setting import environment
+
+    answer(as_json, execute(list_approvals(environment(), is_all=is_all, console=consoles(as_json))))
+
+
+@app.command()
+def approve(
+    ids: Annotated[list[str], typer.Argument(help="Approvals, or runs: everything that a run waits for.")],
+    reject: Annotated[bool, typer.Option("--reject", help="Say no instead.")] = False,
+    note: Annotated[str | None, typer.Option(help="Why; the agent reads it.")] = None,
+    edit: Annotated[str | None, typer.Option(help="Approve with these arguments instead, a JSON object.")] = None,
+    link: Annotated[bool, typer.Option("--link", help="Make a signed link that decides it once, instead.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Decide what runs wait for, one or many at once, and watch a single run go on."""
+    from infra.cli.decisions import approve as decide
+    from infra.cli.decisions import make_link
+    from infra.cli.setting import environment
+
+    if link:
+        return answer(as_json, execute(make_link(environment(), ids[0], console=consoles(as_json))))
+    verdict = "reject" if reject else "approve"
+    work = decide(environment(), ids, verdict=verdict, note=note, edited=edit, watch=True, console=consoles(as_json))
+    report = execute(work)
+    answer(as_json, report)
+    raise typer.Exit(0 if all("status" in result for result in report["results"]) else 1)
+
+
+@app.command()
 def watch(run: Annotated[str, typer.Argument(help="The run's id.")], as_json: Json = False) -> None:
     """Watch a run live, from its first event on."""
     from infra.cli.ask import run_watch
@@ -148,36 +152,6 @@ def events(
     for row in rows:
         print(json.dumps(row["payload"]) if jsonl else f"{row['seq']:>5}  {row['created_at']}  {row['type']}")
     return None
-
-
-@agents_app.command("import")
-def agents_import(
-    file: Annotated[Path, typer.Argument(help="A Markdown agent card, or Markdown with YAML front matter.")],
-    as_json: Json = False,
-) -> None:
-    """Import an agent card as the agent's next version; a broken one is refused with file, line and reason."""
-    from infra.cli.agents import import_card
-    from infra.cli.setting import environment
-
-    answer(as_json, execute(import_card(environment(), file, console=consoles(as_json))))
-
-
-@agents_app.command("list")
-def agents_list(as_json: Json = False) -> None:
-    """List the agents of your organisation."""
-    from infra.cli.agents import list_agents
-    from infra.cli.setting import environment
-
-    answer(as_json, execute(list_agents(environment(), console=consoles(as_json))))
-
-
-@agents_app.command("show")
-def agents_show(name: Annotated[str, typer.Argument(help="The agent's name.")], as_json: Json = False) -> None:
-    """Show what an agent is told and which tools it has."""
-    from infra.cli.agents import show_agent
-    from infra.cli.setting import environment
-
-    answer(as_json, execute(show_agent(environment(), name, console=consoles(as_json))))
 
 
 DbUrl = Annotated[

@@ -14,6 +14,10 @@ from workers.kernel.settings import money_limit
 from workers.tools import CARD_TOOLS
 
 CARD = ROOT / "workers" / "agent" / "backend_engineer.md"
+_HOW = {
+    "question": 'Answer with: pam reply {run} "…"',
+    "approval": "Decide with: pam approve {run}   (or --reject, --note, --edit, --link; pam approvals shows all)",
+}
 WORKSPACE = SCRIPTS.parent / "workspace"
 
 
@@ -42,7 +46,7 @@ async def run_ask(
             limits={"max_cost_usd": float(limit)},
         )
         console.print(f"run {started['run_id']}  thread {started['thread_id']}", style="dim")
-        return await _follow(person, str(started["run_id"]), console)
+        return await follow(person, str(started["run_id"]), console)
 
 
 async def run_reply(env: dict[str, str], run: str, text: str, *, console: Console) -> dict[str, Any]:
@@ -50,7 +54,7 @@ async def run_reply(env: dict[str, str], run: str, text: str, *, console: Consol
     async with place(env, progress=_dimly(console)) as where:
         person = await where.person()
         await person.call("answer_question", run_id=_checked(run), answer=text)
-        return await _follow(person, run, console)
+        return await follow(person, run, console)
 
 
 async def run_watch(env: dict[str, str], run: str, *, console: Console) -> dict[str, Any]:
@@ -58,7 +62,7 @@ async def run_watch(env: dict[str, str], run: str, *, console: Console) -> dict[
     async with place(env, progress=_dimly(console)) as where:
         person = await where.person()
         await _known(person, run)
-        return await _follow(person, run, console)
+        return await follow(person, run, console)
 
 
 async def run_cancel(env: dict[str, str], run: str, *, console: Console) -> dict[str, Any]:
@@ -98,14 +102,18 @@ async def _furnish(person: Person, org_id: str) -> None:
     await person.put_files(org_id, WORKSPACE)
 
 
-async def _follow(person: Person, run: str, console: Console) -> dict[str, Any]:
+async def follow(person: Person, run: str, console: Console) -> dict[str, Any]:
+    """Render a run to its end, or until it waits for people; answers how it stands."""
     view = RunView(console=console)
     follower = person.follow(run)
     async for item in follower.follow():
         view.show(item)
     row = (await person.select("runs", id=run))[0]
     if row["status"] == "interrupted":
-        console.print(f'Answer with: pam reply {run} "…"', style="bold")
+        for kind in {
+            str(asked["kind"]) for asked in await person.select("approvals", "kind", run_id=run, status="pending")
+        }:
+            console.print(_HOW[kind].format(run=run), style="bold")
     return {
         "run_id": run,
         "thread_id": row["thread_id"],

@@ -1,8 +1,6 @@
 """Mutations of SQL functions: a membership, fence, turn, lease or drift check taken out of one function's text."""
 
-from dataclasses import dataclass
-
-from infra.mutations.mutation import Mutation, without
+from infra.mutations.mutation import Target
 
 _NEVER = "if false then"
 _STRANGER = "if mine is null then"
@@ -52,13 +50,6 @@ _RPCS = (
     ("cancel_run", "membership", " or pam_private.role_in(run.org_id, me) is null", ""),
     ("cancel_run", "role", "if run.user_id <> me and pam_private.role_in(run.org_id, me) < 'admin' then", _NEVER),
     ("answer_question", "membership", " or pam_private.role_in(run.org_id, me) is null", ""),
-    (
-        "answer_question",
-        "role",
-        "if pam_private.role_in(run.org_id, me) < (case",
-        "if false and pam_private.role_in(run.org_id, me) < (case",
-    ),
-    ("answer_question", "status", "if run.status <> 'interrupted' then", _NEVER),
     ("write_file", "membership", _STRANGER, _NEVER),
     ("write_file", "role", "if mine < 'developer' then", _NEVER),
 )
@@ -100,7 +91,7 @@ _WORKER = (
     ("preview_message", "fence", " and h.fence = preview_message.fence", ""),
     ("preview_message", "allowance", " or m.sent < 50", " or true"),
     ("record_step", "order", "if (step ->> 'position')::int <> run.steps + 1 then", _NEVER),
-    ("begin_call", "status", " and c.status in ('planned', 'started')", ""),
+    ("begin_call", "status", " and c.status in ('planned', 'started', 'answered')", ""),
     (
         "begin_call",
         "own run",
@@ -174,35 +165,23 @@ _TESTS = {
 _SWEEP = "pam_worker.sweep_runs"
 
 
-@dataclass(frozen=True)
-class Target:
-    """A text of a SQL function that a mutation replaces. function: schema.name."""
-
-    title: str
-    function: str
-    what: str
-    old: str
-    new: str
-    times: int = 1
-
-    def mutation(self) -> Mutation:
-        """The record that is run."""
-        tests = _TESTS.get(self.function) or _TESTS[self.function.partition(".")[0]]
-        name = f"{self.title} {self.function}: {self.what}"
-        return Mutation(name, without(self.function, self.old, self.new, times=self.times), tests)
+def _target(title: str, function: str, what: str, old: str, new: str, times: int = 1) -> Target:
+    """A target with the tests that watch over its function."""
+    tests = _TESTS.get(function) or _TESTS[function.partition(".")[0]]
+    return Target(title, function, what, old, new, tests, times)
 
 
 TARGETS = (
-    *(Target("rpc", f"pam.{name}", what, old, new) for name, what, old, new in _RPCS),
-    *(Target("helper", f"pam_private.{name}", what, old, new) for name, what, old, new in _PRIVATE),
-    *(Target("verb", f"pam_worker.{name}", what, old, new) for name, what, old, new in _WORKER),
-    *(Target("bound SQL", name, what, old, new) for name, what, old, new in _AGENT_SQL),
+    *(_target("rpc", f"pam.{name}", what, old, new) for name, what, old, new in _RPCS),
+    *(_target("helper", f"pam_private.{name}", what, old, new) for name, what, old, new in _PRIVATE),
+    *(_target("verb", f"pam_worker.{name}", what, old, new) for name, what, old, new in _WORKER),
+    *(_target("bound SQL", name, what, old, new) for name, what, old, new in _AGENT_SQL),
     # Asked before the lock and again under it: both must go for a stranger, or a live run, to slip through.
     *(
-        Target("rpc", f"pam.{name}", "membership", _STRANGER, _NEVER, times=2)
+        _target("rpc", f"pam.{name}", "membership", _STRANGER, _NEVER, times=2)
         for name in ("set_member", "remove_member")
     ),
-    Target(
+    _target(
         "verb",
         _SWEEP,
         "lease",
@@ -210,9 +189,9 @@ TARGETS = (
         "lease_until, 'infinity') > '-infinity'",
         times=2,
     ),
-    Target(
+    _target(
         "verb", _SWEEP, "rung lately", "rung_at < clock_timestamp() - interval '10 s'", "rung_at is not null", times=2
     ),
-    Target("verb", _SWEEP, "unanswered", "r.interrupted_at < clock_timestamp() - interval '7 days'", "true", times=2),
+    _target("verb", _SWEEP, "unanswered", "r.interrupted_at < clock_timestamp() - interval '7 days'", "true", times=2),
 )
 MUTATIONS = tuple(target.mutation() for target in TARGETS)

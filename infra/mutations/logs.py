@@ -4,6 +4,7 @@ from infra.mutations.mutation import Edit, Mutation, without
 
 _STORES = ("tests/logs",)
 _ATTACKS = ("tests/attacks/test_logs.py",)
+_SECRETS, _STATISTICS = ("tests/attacks/test_log_secrets.py",), ("tests/attacks/test_statements.py",)
 _MATCHING, _LOCAL = "workers/logs/matching.py", "workers/logs/local_store.py"
 _CLOUDWATCH, _SUPABASE, _QUERY = "workers/logs/cloudwatch.py", "workers/logs/supabase_logs.py", "workers/logs/query.py"
 _REDACTION, _LINES, _MOMENTS = "workers/logs/redaction.py", "workers/logs/lines.py", "workers/logs/moments.py"
@@ -38,13 +39,13 @@ _ROWS = (
     ("seconds read", _LOCAL, " or time.monotonic() > self._ends_at:", ":", _STORES),
     ("long lines", _LOCAL, "            if length <= self._max_line_bytes:\n", "            if True:\n", _STORES),
     ("half a line", _LOCAL, "if not is_end and length", "if length", _STORES),
-    ("redaction of a line", _LINES, "clean = redacted(fields)", "clean = fields", _ATTACKS),
+    ("redaction of a line", _LINES, "clean = redacted(fields)", "clean = fields", _SECRETS),
     ("deep lines", _LINES, "if _is_deep(fields, _MAX_DEPTH):", "if False:", _ATTACKS),
-    ("shapes of secrets", _REDACTION, "text = _SHAPES.sub(REDACTED, text)", "pass", _ATTACKS),
-    ("connection strings", _REDACTION, 'text = _USERINFO.sub(rf"\\1{REDACTED}@", text)', "pass", _ATTACKS),
-    ("bearers", _REDACTION, 'text = _BEARER.sub(rf"\\1\\2{REDACTED}", text)', "pass", _ATTACKS),
-    ("assigned secrets", _REDACTION, 'return _ASSIGNED.sub(rf"\\1{REDACTED}", text)', "return text", _ATTACKS),
-    ("names of secrets", _REDACTION, "is_secret = bool(_NAMES.search(name))", "is_secret = False", _ATTACKS),
+    ("shapes of secrets", _REDACTION, "text = _SHAPES.sub(REDACTED, text)", "pass", _SECRETS),
+    ("connection strings", _REDACTION, 'text = _USERINFO.sub(rf"\\1{REDACTED}@", text)', "pass", _SECRETS),
+    ("bearers", _REDACTION, 'text = _BEARER.sub(rf"\\1\\2{REDACTED}", text)', "pass", _SECRETS),
+    ("assigned secrets", _REDACTION, 'return _ASSIGNED.sub(rf"\\1{REDACTED}", text)', "return text", _SECRETS),
+    ("names of secrets", _REDACTION, "is_secret = bool(_NAMES.search(name))", "is_secret = False", _SECRETS),
     ("cursor of a listing", _QUERY, "is_ours = digest == query.digest and ", "is_ours = ", _STORES),
     ("range of a cursor", _QUERY, "if not is_ours or not is_range:", "if not is_ours:", _ATTACKS),
     ("days of a search", _MOMENTS, "if ends - begins > timedelta(days=MAX_DAYS):", "if False:", _STORES),
@@ -66,5 +67,5 @@ _STATEMENTS = (
 )
 MUTATIONS = (
     *(Mutation(f"logs: {what}", Edit(file, old, new), tests) for what, file, old, new, tests in _ROWS),
-    *(Mutation(f"statements: {what}", without(_VERB, old, new), _ATTACKS) for what, old, new in _STATEMENTS),
+    *(Mutation(f"statements: {what}", without(_VERB, old, new), _STATISTICS) for what, old, new in _STATEMENTS),
 )

@@ -58,3 +58,21 @@ begin
   end if;
   execute replace(told, $old${old}$old$, $new${new}$new$);
 end $mutation$""")  # noqa: S608 - texts of this package
+
+
+@dataclass(frozen=True)
+class Target:
+    """A text of a SQL function that a mutation replaces. function: schema.name."""
+
+    title: str
+    function: str
+    what: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    times: int = 1
+
+    def mutation(self) -> Mutation:
+        """The record that is run."""
+        name = f"{self.title} {self.function}: {self.what}"
+        return Mutation(name, without(self.function, self.old, self.new, times=self.times), self.tests)

@@ -25,7 +25,8 @@ from infra.local.attach import running_stack
 from infra.local.facts import StackFacts
 from infra.local.lite import Lite
 from infra.local.stack import HERE, ROOT, SEED, StackOptions
-from infra.mutations import catalogue, functions, logs, model_api, redis, sources
+from infra.mutations import catalogue
+from infra.mutations.listed import MUTATIONS
 from infra.mutations.mutation import Edit, Mutation, SqlChange, TargetVanished
 from infra.pytest_run import counted, harmless
 
@@ -216,14 +217,7 @@ async def _run(wanted: Sequence[str], console: Console) -> list[Outcome]:
         async with running_stack(options) as facts:
             laboratory = Laboratory(facts=facts, folder=folder)
             await laboratory.prepare()
-            every = [
-                *await catalogue.found(laboratory.dsn(CHECK)),
-                *functions.MUTATIONS,
-                *sources.MUTATIONS,
-                *redis.MUTATIONS,
-                *logs.MUTATIONS,
-                *model_api.MUTATIONS,
-            ]
+            every = [*await catalogue.found(laboratory.dsn(CHECK)), *MUTATIONS]
             chosen = [m for m in every if not wanted or any(word in m.name for word in wanted)]
             at_once = asyncio.Semaphore(AT_ONCE)
 

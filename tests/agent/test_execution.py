@@ -13,8 +13,8 @@ from infra.local.facts import StackFacts
 from tests.support.bench import Bench
 from tests.support.database import Database
 from workers.agent.decisions import Stop
-from workers.agent.execution import plan
 from workers.agent.limits import MAX_OUTPUT_TOKENS, Allowance, allowance
+from workers.agent.planning import plan
 from workers.kernel.errors import Unavailable
 from workers.kernel.ledger.runs import Run
 from workers.kernel.ledger.tool_calls import CallEffect, CallStatus, RecordedCall

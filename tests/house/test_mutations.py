@@ -2,11 +2,9 @@
 
 import re
 
-from infra.mutations import functions, logs, model_api, redis, sources
+from infra.mutations.listed import MUTATIONS, TARGETS
 from infra.mutations.mutation import Edit
 from tests.house.tree import ROOT
-
-SURFACES = (*redis.MUTATIONS, *logs.MUTATIONS, *model_api.MUTATIONS)
 
 
 def body_of(function: str) -> str:
@@ -18,22 +16,21 @@ def body_of(function: str) -> str:
 
 
 def test_every_text_that_a_mutation_replaces_stands_there_once() -> None:
-    edits = [(m.name, m.change) for m in (*sources.MUTATIONS, *SURFACES) if isinstance(m.change, Edit)]
+    edits = [(m.name, m.change) for m in MUTATIONS if isinstance(m.change, Edit)]
     wrong = {name: found for name, edit in edits if (found := (ROOT / edit.file).read_text().count(edit.old)) != 1}
     assert len(edits) > 80
     assert wrong == {}
 
 
 def test_every_check_that_a_mutation_takes_out_of_a_function_stands_there() -> None:
-    counts = [(f"{t.function}: {t.old}", t.times, body_of(t.function).count(t.old)) for t in functions.TARGETS]
+    counts = [(f"{t.function}: {t.old}", t.times, body_of(t.function).count(t.old)) for t in TARGETS]
     wrong = {name: found for name, times, found in counts if found != times}
-    assert len(functions.TARGETS) > 70
+    assert len(TARGETS) > 70
     assert wrong == {}
 
 
 def test_every_mutation_has_a_name_of_its_own_and_tests_that_are_there() -> None:
-    every = [*functions.MUTATIONS, *sources.MUTATIONS, *SURFACES]
-    names = [mutation.name for mutation in every]
+    names = [mutation.name for mutation in MUTATIONS]
     assert sorted(names) == sorted(set(names))
-    paths = {word for mutation in every for word in mutation.tests if word.startswith("tests/")}
+    paths = {word for mutation in MUTATIONS for word in mutation.tests if word.startswith("tests/")}
     assert {path for path in paths if not (ROOT / path).exists()} == set()

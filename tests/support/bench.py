@@ -10,7 +10,8 @@ from uuid import UUID, uuid4
 
 from infra.local.facts import StackFacts
 from tests.support.database import Database
-from workers.agent.execution import Carried, Execution, plan
+from workers.agent.execution import Carried, Execution
+from workers.agent.planning import plan
 from workers.agent.slots import Slots
 from workers.kernel.ledger import messages, runs, steps, tool_calls
 from workers.kernel.ledger.approvals import Ask

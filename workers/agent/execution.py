@@ -5,9 +5,7 @@ policy, the run's budget, a person's consent, the intent; run under time, size a
 """
 
 import asyncio
-import json
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
@@ -16,92 +14,26 @@ from uuid import UUID
 import structlog
 from pydantic import ValidationError
 
-from workers.agent import narration
+from workers.agent import narration, planning
 from workers.agent.plain import plain
 from workers.agent.slots import Slots
 from workers.kernel.errors import AccessRevoked, FenceLost, Refused, Unavailable
 from workers.kernel.ledger import tool_calls
 from workers.kernel.ledger.approvals import ApprovalStatus, Ask
 from workers.kernel.ledger.hold import Hold
-from workers.kernel.ledger.tool_calls import CallEffect, CallStatus, PlannedCall, Question, RecordedCall
-from workers.model.protocol import ToolCall
+from workers.kernel.ledger.tool_calls import CallEffect, CallStatus, Question, RecordedCall
 from workers.tools import stored_results
 from workers.tools.failures import ToolRefused, ToolRetry
 from workers.tools.tool import Shown, Tool, ToolContext, ToolResult, ToolServices
 
 MAX_RESULT_CHARACTERS = 80_000
 _PARALLEL_READS = 4
-_MAX_KEPT_CHARACTERS = 200_000
 _MAX_OUTPUT_CHARACTERS = 4_194_304
 _MAX_SHOWN_CHARACTERS = 100_000
 
-_MAX_DEPTH = 64
 _UNSEEN = "Nobody knows whether it took effect: look before you repeat it."
 
 log = structlog.get_logger()
-
-
-def plan(call: ToolCall, call_id: UUID, tools: tuple[Tool, ...]) -> PlannedCall:
-    """A model's call as the ledger keeps it: arguments that are no JSON object are kept as they came."""
-    try:
-        arguments = json.loads(call.arguments_json or "{}")
-    except (ValueError, RecursionError):
-        arguments = None
-    if not isinstance(arguments, dict) or not _storable(arguments):
-        arguments = {"malformed": plain(call.arguments_json)[:_MAX_KEPT_CHARACTERS]}
-    effect = _planned_effect(next((tool for tool in tools if tool.name == call.name), None), arguments)
-    return PlannedCall(
-        id=call_id, call_id=plain(call.id)[:200], tool=plain(call.name)[:200], arguments=arguments, effect=effect
-    )
-
-
-def _planned_effect(tool: Tool | None, arguments: dict[str, Any]) -> CallEffect:
-    """What the call would do. One whose arguments do not fit never runs: it counts as the tool's strongest."""
-    if tool is None:
-        return CallEffect.READ
-    try:
-        return effect_of(tool, tool.arguments.model_validate(arguments))
-    except ValidationError:
-        return tool.effect
-
-
-def effect_of(tool: Tool, arguments: Any) -> CallEffect:
-    """What a call of the tool with these arguments does to the world."""
-    return tool.effect_of(arguments) if tool.effect_of else tool.effect
-
-
-def _storable(arguments: dict[str, Any]) -> bool:
-    """Whether jsonb can keep them: finite numbers, whole characters, no NUL, neither endless nor bottomless."""
-    try:
-        text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
-    except (ValueError, RecursionError):
-        return False
-    if len(text) >= 2_500_000 or _is_deeper(arguments, _MAX_DEPTH):
-        return False
-    return all(plain(piece) == piece for piece in _texts(arguments))
-
-
-def _is_deeper(node: Any, levels: int) -> bool:
-    """Whether a JSON value nests deeper than this."""
-    if not isinstance(node, (dict, list)):
-        return False
-    if levels == 0:
-        return True
-    return any(_is_deeper(child, levels - 1) for child in (node.values() if isinstance(node, dict) else node))
-
-
-def _texts(node: Any) -> Iterator[str]:
-    """Every text in a JSON value, keys too."""
-    match node:
-        case str():
-            yield node
-        case dict():
-            yield from node
-            for value in node.values():
-                yield from _texts(value)
-        case list():
-            for value in node:
-                yield from _texts(value)
 
 
 @dataclass(frozen=True)
@@ -188,10 +120,10 @@ class Execution:
             result = ToolResult(f"There is no tool {call.tool!r} here. You have: {have}.")
             return await self._finish(call, CallStatus.REFUSED, result, began)
         try:
-            arguments = tool.arguments.model_validate(_given(call))
+            arguments = tool.arguments.model_validate(planning.given(call))
         except (ValidationError, ToolRetry) as error:
-            return await self._finish(call, CallStatus.FAILED, ToolResult(_complaint(tool, error)), began)
-        effect = effect_of(tool, arguments)
+            return await self._finish(call, CallStatus.FAILED, ToolResult(planning.complaint(tool, error)), began)
+        effect = planning.effect_of(tool, arguments)
         if effect is not call.effect:
             # What was planned, judged and agreed to was another effect: an edit does not widen it.
             why = f"The changed arguments would have the effect {effect}, not {call.effect}: ask for it as a new call."
@@ -304,12 +236,6 @@ async def _all(group: list[RecordedCall], settle: Any) -> list[RecordedCall | As
     return [task.result() for task in started]
 
 
-def _given(call: RecordedCall) -> dict[str, Any]:
-    if set(call.arguments) == {"malformed"}:
-        raise ToolRetry("the arguments are no JSON object of plain text")
-    return call.given
-
-
 def _declined(call: RecordedCall) -> str:
     """A no, for the model: final, with the person's words."""
     assert call.decision is not None
@@ -327,17 +253,6 @@ def _decision(call: RecordedCall) -> dict[str, Any]:
         "status": call.decision.status.value,
         "is_edited": call.decision.edited_arguments is not None,
     }
-
-
-def _complaint(tool: Tool, error: ValidationError | ToolRetry) -> str:
-    """What is wrong with the arguments, for the model: no echo of their values."""
-    if isinstance(error, ToolRetry):
-        return f"The arguments of {tool.name} are no JSON object of whole characters: send them again as valid JSON."
-    faults = "; ".join(
-        f"{'.'.join(map(str, f['loc'])) or 'arguments'}: {f['msg']}" for f in error.errors(include_url=False)[:8]
-    )
-    known = ", ".join(tool.arguments.model_fields)
-    return f"The arguments of {tool.name} do not fit: {faults}. Its arguments are: {known}."
 
 
 def _for_the_model(call_id: UUID, text: str) -> tuple[str, str | None]:

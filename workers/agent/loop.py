@@ -11,9 +11,10 @@ import structlog
 
 from workers.agent import context, decisions, narration
 from workers.agent.decisions import AskAgain, AwaitPerson, CallTools, Decision, Reply, Stop
-from workers.agent.execution import Execution, plan
+from workers.agent.execution import Execution
 from workers.agent.limits import Allowance, allowance
 from workers.agent.plain import plain
+from workers.agent.planning import plan
 from workers.agent.preview import Preview
 from workers.agent.shutdown import Leaving, LeavingFlag
 from workers.agent.slots import Slots

@@ -1,0 +1,41 @@
+"""How commands talk: one line of JSON on stdout or words for people, errors as a sentence, Ctrl-C in silence."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Coroutine
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from infra.cli.person import CommandFailed
+from infra.installation import InstallationRefused
+from workers.kernel.cards import CardRefused
+from workers.kernel.errors import PamError
+
+Json = Annotated[bool, typer.Option("--json", help="Print one line of JSON on stdout and nothing else there.")]
+
+
+def consoles(as_json: bool) -> Console:
+    """Where a command talks to people: stdout, or stderr while stdout is for JSON."""
+    return Console(stderr=as_json, highlight=False)
+
+
+def answer(as_json: bool, line: dict[str, Any] | list[Any]) -> None:
+    """The one line of JSON."""
+    if as_json:
+        print(json.dumps(line, default=str))
+
+
+def execute(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run a command's coroutine; what people can act on is said in a sentence, status 1; Ctrl-C is 130."""
+    try:
+        return asyncio.run(work)
+    except (CommandFailed, InstallationRefused, CardRefused, PamError) as error:
+        print(f"pam: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        raise typer.Exit(141) from None
+    raise typer.Exit(1)

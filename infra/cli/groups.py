@@ -1,0 +1,85 @@
+"""The commands that come in groups: `agents …`, `policy …`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from infra.cli.console import Json, answer, consoles, execute
+
+agents_app = typer.Typer(no_args_is_help=True, help="Import, list and show agents.")
+policy_app = typer.Typer(no_args_is_help=True, help="Who may use which tool, and when a person is asked first.")
+
+
+@agents_app.command("import")
+def agents_import(
+    file: Annotated[Path, typer.Argument(help="A Markdown agent card, or Markdown with YAML front matter.")],
+    as_json: Json = False,
+) -> None:
+    """Import an agent card as the agent's next version; a broken one is refused with file, line and reason."""
+    from infra.cli.agents import import_card
+    from infra.cli.setting import environment
+
+    answer(as_json, execute(import_card(environment(), file, console=consoles(as_json))))
+
+
+@agents_app.command("list")
+def agents_list(as_json: Json = False) -> None:
+    """List the agents of your organisation."""
+    from infra.cli.agents import list_agents
+    from infra.cli.setting import environment
+
+    answer(as_json, execute(list_agents(environment(), console=consoles(as_json))))
+
+
+@agents_app.command("show")
+def agents_show(name: Annotated[str, typer.Argument(help="The agent's name.")], as_json: Json = False) -> None:
+    """Show what an agent is told and which tools it has."""
+    from infra.cli.agents import show_agent
+    from infra.cli.setting import environment
+
+    answer(as_json, execute(show_agent(environment(), name, console=consoles(as_json))))
+
+
+Role = Annotated[str, typer.Argument(help="developer, admin or owner: of the person who asks.")]
+ToolName = Annotated[str, typer.Argument(help="A tool, or * for every tool.")]
+Effect = Annotated[str, typer.Argument(help="read, write, external or irreversible.")]
+
+
+@policy_app.command("list")
+def policy_list(as_json: Json = False) -> None:
+    """List what your organisation has set; everything else follows PAM's defaults."""
+    from infra.cli.decisions import list_policies
+    from infra.cli.setting import environment
+
+    answer(as_json, execute(list_policies(environment(), console=consoles(as_json))))
+
+
+@policy_app.command("set")
+def policy_set(
+    role: Role,
+    tool: ToolName,
+    effect: Effect,
+    deny: Annotated[bool, typer.Option("--deny", help="Do not allow it at all.")] = False,
+    consent: Annotated[str, typer.Option(help="never, ask or four_eyes.")] = "never",
+    after_untrusted: Annotated[str, typer.Option(help="The same, once the run has read untrusted data.")] = "ask",
+    decided_by: Annotated[str, typer.Option(help="The lowest role that may decide.")] = "admin",
+    as_json: Json = False,
+) -> None:
+    """Say what holds for a tool with an effect. Admins and owners."""
+    from infra.cli.decisions import set_policy
+    from infra.cli.setting import environment
+
+    policy = {"role": role, "tool": tool, "effect": effect, "is_allowed": not deny, "consent": consent}
+    policy |= {"consent_after_untrusted": after_untrusted, "decided_by": decided_by}
+    answer(as_json, execute(set_policy(environment(), console=consoles(as_json), **policy)))
+
+
+@policy_app.command("reset")
+def policy_reset(role: Role, tool: ToolName, effect: Effect, as_json: Json = False) -> None:
+    """Take back what was set: PAM's default holds again. Admins and owners."""
+    from infra.cli.decisions import reset_policy
+    from infra.cli.setting import environment
+
+    policy = {"role": role, "tool": tool, "effect": effect}
+    answer(as_json, execute(reset_policy(environment(), console=consoles(as_json), **policy)))

@@ -1,0 +1,13 @@
+"""Every mutation that is written down, and every text of a SQL function among them."""
+
+from infra.mutations import consent, functions, logs, model_api, redis, sources
+
+TARGETS = (*functions.TARGETS, *consent.TARGETS)
+MUTATIONS = (
+    *functions.MUTATIONS,
+    *sources.MUTATIONS,
+    *consent.MUTATIONS,
+    *redis.MUTATIONS,
+    *logs.MUTATIONS,
+    *model_api.MUTATIONS,
+)
