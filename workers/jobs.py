@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +25,10 @@ from workers.kernel.runqueue import RunQueue
 from workers.kernel.settings import WorkerSettings
 from workers.kernel.vault import Vault
 from workers.kernel.worker_gateway import WorkerGateway
+from workers.logs.cloudwatch import CloudWatchLogs, CloudWatchPlace
+from workers.logs.local_store import LocalLogs
+from workers.logs.query import LogStore
+from workers.model.openai_api import OpenAIApi
 from workers.model.openai_wire import OpenAIModel
 from workers.model.prices import cost_of
 from workers.model.protocol import Usage
@@ -34,8 +39,9 @@ from workers.outbound.connections import Connections
 from workers.outbound.limits import OutboundLimits
 from workers.outbound.network import GuardedNetwork, public_trust, system_resolver
 from workers.outbound.oauth import post_through, token_limits
-from workers.tools import TOOLS
+from workers.tools import TOOLS, openai_api_call
 from workers.tools.bound_sql import BoundSql
+from workers.tools.log_places import LogPlaces
 from workers.tools.redis_space import RedisSpace
 from workers.tools.tool import ToolServices
 
@@ -70,15 +76,26 @@ class Workshop:
         self._vault = vault_of(settings, self._gateway)
         self._queue = RunQueue(redis=runqueue.connect(settings.redis_url))
         model = OpenAIModel(name=settings.model, api_key=settings.model_key, base_url=settings.model_url or OPENAI_URL)
+        # Its own client: a long transcription holds up no step of a run.
+        self._model_api = OpenAIApi(
+            wire=OpenAIModel(
+                name=settings.model, api_key=settings.model_key, base_url=settings.model_url or OPENAI_URL
+            ),
+            base_url=settings.model_url or OPENAI_URL,
+            models=tuple(dict.fromkeys((settings.model, *settings.tool_models))),
+        )
         self._turns = Turns(
             gateway=self._gateway,
             model=RetryingModel(model=model),
-            tools=TOOLS,
+            tools=openai_api_call.priced(TOOLS, model=settings.model),
             services=ToolServices(
                 sql=self._sql,
                 redis=self._redis,
                 outbound=outbound,
                 credentials=Connections(vault=self._vault, post=post_through(tokens)),
+                logs=LogPlaces(own=own_logs(settings)),
+                model_api=self._model_api,
+                breaker=self._breaker,
             ),
             slots=Slots(),
             leaving=self.leaving,
@@ -142,6 +159,7 @@ class Workshop:
         await self._sql.close()
         await self._gateway.close()
         await self._redis.close()
+        await self._model_api.aclose()
         await self._breaker.close()
 
 
@@ -151,6 +169,16 @@ def vault_of(settings: WorkerSettings, gateway: WorkerGateway) -> Vault | None:
         return Vault(gateway=gateway, envelope=Envelope(ring=KmsKeyRing(key_ids=settings.kms_key_ids)))
     if settings.key_file is not None:
         return Vault(gateway=gateway, envelope=Envelope(ring=LocalKeyRing(file=settings.key_file)))
+    return None
+
+
+def own_logs(settings: WorkerSettings) -> LogStore | None:
+    """Where PAM's own processes log: files of this machine, a group at CloudWatch, or nowhere that is known."""
+    if settings.log_folder:
+        return LocalLogs(folder=Path(settings.log_folder))
+    if settings.log_group:
+        place = CloudWatchPlace(log_group=settings.log_group, region=settings.log_region or "us-east-1")
+        return CloudWatchLogs(place=place)
     return None
 
 

@@ -289,7 +289,11 @@ class Stack:
 
     async def _start_worker(self, facts: StackFacts, number: int) -> Child:
         key = self._options.model.key if self._options.model else "rehearsal"
-        environment = {**worker_environment(facts, model_key=key), **dict(self._options.worker_environment)}
+        environment = {
+            **worker_environment(facts, model_key=key),
+            "PAM_LOG_FOLDER": str(self._logs),
+            **dict(self._options.worker_environment),
+        }
         return await self._python(f"worker-{number}", ["workers.main"], environment, port=None)
 
     async def watch(self, until: asyncio.Event) -> None:

@@ -4,7 +4,6 @@ from infra.mutations.mutation import Edit, Mutation
 
 _GUARD = "workers/tools/sql_guard.py"
 _PATH = "workers/tools/workspace_path.py"
-_SPACE = "workers/tools/redis_space.py"
 _CALLER = "functions/caller.py"
 _SIGNATURE = "functions/signature.py"
 
@@ -52,11 +51,6 @@ _WORKSPACE_PATH = (
     ("empty parts", 'if "" in parts:', "if False:"),
     ("composed form", 'if path != unicodedata.normalize("NFC", path):', "if False:"),
     ("surrogates", "if any(0xD800 <= ord(letter) <= 0xDFFF for letter in path):", "if False:"),
-)
-_REDIS_SPACE = (
-    ("organisation", 'return f"pam:{org_id}:values:{key}"', 'return f"pam:values:{key}"'),
-    ("once a call", "if seen then return seen end", ""),
-    ("patterns", 'f"\\\\{c}" if c in "*?[]^-\\\\" else c', "c"),
 )
 _TOKENS = (
     ("audience", 'options={"require"', 'options={"verify_aud": False, "require"'),
@@ -213,7 +207,6 @@ def _all(title: str, file: str, rows: tuple[tuple[str, str, str], ...], *tests: 
 MUTATIONS = (
     *_all("SQL guard", _GUARD, _SQL_GUARD, "tests/tools/test_sql_guard.py"),
     *_all("workspace path", _PATH, _WORKSPACE_PATH, "tests/tools/test_files.py"),
-    *_all("Redis space", _SPACE, _REDIS_SPACE, "tests/tools/test_redis.py"),
     *_all("token", _CALLER, _TOKENS, "tests/functions/test_caller.py"),
     *_all("webhook", _SIGNATURE, _WEBHOOKS, "tests/functions/test_hooks.py"),
     *_all(

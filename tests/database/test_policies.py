@@ -41,6 +41,7 @@ READERS = {
     "pam_private.agent_bindings": NOBODY,
     "pam_private.opened_tables": NOBODY,
     "pam_private.decision_links": NOBODY,
+    "pam_private.diagnostics_trust": NOBODY,
 }
 TENANT = tuple(table for table in READERS if table.startswith("pam."))
 WRITES = (

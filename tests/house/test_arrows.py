@@ -15,8 +15,9 @@ from tests.house.tree import PACKAGES, ROOT, imports, imports_of, modules, named
 MAY_IMPORT = {
     "workers.kernel": ("workers.kernel",),
     "workers.model": ("workers.model", "workers.kernel"),
+    "workers.logs": ("workers.logs", "workers.kernel"),
     "workers.outbound": ("workers.outbound", "workers.kernel"),
-    "workers.tools": ("workers.tools", "workers.outbound", "workers.kernel"),
+    "workers.tools": ("workers.tools", "workers.outbound", "workers.logs", "workers.kernel"),
     "workers.agent": ("workers.agent", "workers.tools", "workers.outbound", "workers.model", "workers.kernel"),
     "workers": ("workers",),
     "functions": ("functions", "workers.kernel"),
@@ -41,7 +42,7 @@ ONLY: dict[str, dict[str, str]] = {
     },
     "supabase": {},
     "realtime": {},
-    "boto3": {"workers/kernel/kms.py": "lazily"},
+    "boto3": {"workers/kernel/kms.py": "lazily", "workers/logs/cloudwatch.py": "lazily"},
 }
 HEAVY = ("openai", "supabase", "realtime", "boto3", "botocore", "psycopg", "rq", "redis", "postgast", "typer")
 

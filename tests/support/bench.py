@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -20,6 +21,9 @@ from workers.kernel.ledger.hold import Hold
 from workers.kernel.ledger.steps import Step
 from workers.kernel.ledger.tool_calls import CallStatus, RecordedCall
 from workers.kernel.worker_gateway import WorkerGateway
+from workers.logs.local_store import LocalLogs
+from workers.model.openai_api import OpenAIApi
+from workers.model.openai_wire import OpenAIModel
 from workers.model.protocol import ToolCall
 from workers.outbound.breaker import Breaker
 from workers.outbound.client import Outbound
@@ -27,6 +31,7 @@ from workers.outbound.limits import OutboundLimits
 from workers.outbound.network import GuardedNetwork, public_trust, system_resolver
 from workers.tools import TOOLS
 from workers.tools.bound_sql import BoundSql, SqlLimits
+from workers.tools.log_places import LogPlaces
 from workers.tools.redis_space import RedisSpace
 from workers.tools.tool import Tool, ToolContext, ToolServices
 
@@ -58,14 +63,21 @@ class Bench:
             resolver=system_resolver, connector=httpcore.AnyIOBackend(), trust=public_trust(), may_reach_loopback=True
         )
         outbound = Outbound(network=network, breaker=breaker, limits=OutboundLimits(backoff_seconds=0))
+        wire = OpenAIModel(name="rehearsal", api_key="sk-canary-of-the-bench", base_url=facts.rehearsal_url)
+        model_api = OpenAIApi(
+            wire=wire, base_url=facts.rehearsal_url, models=("rehearsal", "rehearsal-small"), base_pause_seconds=0.01
+        )
         await gateway.open()
         await sql.open()
         try:
             user, org = await database.new_organization()
-            yield await cls._claimed(
-                database, gateway, ToolServices(sql=sql, redis=redis, outbound=outbound), user, org
+            logs = LogPlaces(own=LocalLogs(folder=Path(facts.state) / "logs"))
+            services = ToolServices(
+                sql=sql, redis=redis, outbound=outbound, logs=logs, model_api=model_api, breaker=breaker
             )
+            yield await cls._claimed(database, gateway, services, user, org)
         finally:
+            await model_api.aclose()
             await breaker.close()
             await redis.close()
             await sql.close()

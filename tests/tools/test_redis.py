@@ -1,51 +1,14 @@
 """redis_set and redis_get: an organisation's own corner, with an end to everything, written once per call."""
 
+import asyncio
 import re
+from uuid import uuid4
 
 import pytest
 import redis as client
 
 from infra.local.facts import StackFacts
 from tests.support.bench import Bench
-from workers.tools.failures import ToolRefused
-from workers.tools.redis_get import checked_key
-
-OWN_KEY = "secret:plans"
-
-# Each tries to name a key outside the corner by another mechanism.
-KEY_TRICKS = [
-    pytest.param("../{other}:values:secret:plans", id="a parent"),
-    pytest.param("..\\{other}", id="a parent of another system"),
-    pytest.param("pam:{other}:values:secret:plans", id="the whole name of a foreign key"),
-    pytest.param(":{other}:values:secret:plans", id="a name that begins with the separator"),
-    pytest.param("pam:{own}:calls:{call}", id="the mark of a call"),
-    pytest.param("calls:{call}", id="the mark of a call, from within"),
-    pytest.param("rq:queue:pam-runs", id="the queue"),
-    pytest.param("rq:workers", id="the queue's workers"),
-    pytest.param("*", id="a glob for everything"),
-    pytest.param("[a-z]*", id="a class of letters"),
-    pytest.param("?ecret:plans", id="a glob for one letter"),
-    pytest.param("{{{other}}}secret:plans", id="a cluster's hash tag"),
-    pytest.param("/set/pam:{other}:values:secret:plans/x", id="a path of the REST face"),
-    pytest.param("x?_token=1", id="a query of the REST face"),
-    pytest.param("%2e%2e%2fx", id="percent signs"),
-    pytest.param("secret:plans EX 1", id="options behind a blank"),
-    pytest.param("' .. redis.call('KEYS','*') .. '", id="the script's own language"),
-    pytest.param("ѕecret:plans", id="a letter that looks alike"),
-]
-NO_KEYS = [
-    pytest.param("", id="nothing"),
-    pytest.param("x" * 201, id="too long"),
-    pytest.param("a\0b", id="NUL"),
-    pytest.param("a\nSET b c", id="a line end and a command"),
-    pytest.param("a\r\n*1", id="the protocol's line end"),
-    pytest.param("a\tb", id="a tabulator"),
-    pytest.param("a\x1b[2J", id="a terminal's escape"),
-    pytest.param("a\u202eb", id="a change of direction"),
-    pytest.param("a\u200bb", id="a blank that nobody sees"),
-    pytest.param("a\ue000b", id="a private letter"),
-    pytest.param("a\u2028b", id="a line end of Unicode"),
-]
 
 
 async def test_a_value_comes_back_with_the_seconds_it_has_left(bench: Bench) -> None:
@@ -66,8 +29,8 @@ async def test_nothing_lives_for_ever(bench: Bench, stack: StackFacts) -> None:
     await bench.use("redis_set", key="lock", value="x", only_if_absent=True)
     server = client.Redis.from_url(stack.redis_url)
     keys = server.keys(f"pam:{bench.org_id}:*")
-    assert len(keys) == 6, "three values, three marks"
-    assert all(0 < server.ttl(key) <= 604_800 for key in keys)
+    assert len(keys) == 10, "three values, three marks, and the four of the ledger"
+    assert all(0 < server.ttl(key) <= 2_678_400 for key in keys)
     server.close()
 
 
@@ -141,55 +104,53 @@ async def test_keys_are_listed_by_the_letters_of_their_prefix(bench: Bench) -> N
     assert (await bench.use("redis_get", key="a", prefix="a"))[0] == "failed"
 
 
-async def test_a_long_listing_goes_on_where_it_stopped(bench: Bench, stack: StackFacts) -> None:
-    server = client.Redis.from_url(stack.redis_url)
-    for number in range(250):
-        server.set(f"pam:{bench.org_id}:values:many:{number}", "x", ex=60)
-    server.close()
-    found: set[str] = set()
-    cursor = 0
-    for _ in range(100):
-        _, text = await bench.use("redis_get", prefix="many:", cursor=cursor)
-        found |= {line.split(" ")[0] for line in text.splitlines() if line.startswith("many:")}
-        more = re.search(r"go on with cursor (\d+)\]", text)
+async def everything(bench: Bench, prefix: str) -> list[str]:
+    """All keys of a listing, page by page as the model reads it."""
+    found: list[str] = []
+    cursor: dict[str, str] = {}
+    while True:
+        status, text = await bench.use("redis_get", prefix=prefix, **cursor)
+        assert status == "succeeded", text
+        found += [line.rsplit("  ", 1)[0] for line in text.splitlines() if line.endswith("s left")]
+        more = re.search(r"go on with cursor (\S+)\]", text)
         if not more:
-            break
-        cursor = int(more[1])
-    assert len(found) == 250
+            return found
+        cursor = {"cursor": more[1]}
 
 
-@pytest.mark.parametrize("trick", KEY_TRICKS)
-async def test_no_key_reaches_out_of_the_organisations_corner(bench: Bench, stack: StackFacts, trick: str) -> None:
-    other = await bench.elsewhere()
-    await other.use("redis_set", key=OWN_KEY, value="nobody else's business")
-    server = client.Redis.from_url(stack.redis_url)
-    own, corner = f"pam:{bench.org_id}:values:".encode(), f"pam:{bench.org_id}:".encode()
-    before = {key: server.dump(key) for key in server.scan_iter() if not key.startswith((corner, b"rq:"))}
-    queue_before = set(server.keys("rq:queue*"))
-    key = trick.format(other=other.org_id, own=bench.org_id, call=other.hold.run_id)
+async def test_a_long_listing_goes_on_where_it_stopped(bench: Bench) -> None:
+    space = bench.services.redis
 
-    assert "business" not in (await bench.use("redis_get", key=key))[1]
-    assert "business" not in (await bench.use("redis_get", prefix=key))[1]
-    assert (await bench.use("redis_set", key=key, value="taken"))[0] == "succeeded"
-    assert (await bench.use("redis_set", key=f"{key}#", increment=3))[0] == "succeeded"
-    assert "taken" in (await bench.use("redis_get", key=key))[1], "an odd name is a name"
+    async def put(key: str, seconds: int = 60) -> None:
+        await space.set(bench.org_id, uuid4(), key, "x", seconds=seconds, only_if_absent=False)
 
-    assert {key: server.dump(key) for key in before} == before
-    assert set(server.keys("rq:queue*")) == queue_before
-    assert server.get(own + key.encode()) == b"taken"
-    server.close()
+    await asyncio.gather(*(put(f"many:{number}") for number in range(250)))
+    assert await everything(bench, "many:") == sorted(f"many:{number}" for number in range(250))
+    assert await everything(bench, "many:2") == sorted(f"many:{n}" for n in range(250) if str(n).startswith("2"))
 
 
-@pytest.mark.parametrize("key", NO_KEYS)
-async def test_what_is_no_key_is_refused(bench: Bench, key: str) -> None:
-    with pytest.raises(ToolRefused):
-        checked_key(key)
-    refused = "failed" if "\0" in key else "refused"  # NUL goes no further than the arguments
-    for arguments in ({"key": key, "value": "x"}, {"key": key, "increment": 1}):
-        assert (await bench.use("redis_set", **arguments))[0] == refused
-    assert (await bench.use("redis_get", key=key))[0] == refused
-    if key:
-        assert (await bench.use("redis_get", prefix=key))[0] == refused
+async def test_a_listing_under_writes_names_each_lasting_key_once(bench: Bench) -> None:
+    space, writing = bench.services.redis, True
+
+    async def put(key: str) -> None:
+        await space.set(bench.org_id, uuid4(), key, "x", seconds=60, only_if_absent=False)
+
+    async def disturb(of: int) -> None:
+        number = 0
+        while writing:
+            number += 1
+            await put(f"m:{of}:{number % 7}:new{number}")
+            await put(f"m:{number % 250:03}:lasting")
+
+    lasting = [f"m:{number:03}:lasting" for number in range(250)]
+    await asyncio.gather(*map(put, lasting))
+    disturbing = [asyncio.create_task(disturb(of)) for of in range(3)]
+    for _ in range(5):
+        found = await everything(bench, "m:")
+        assert len(found) == len(set(found))
+        assert [key for key in found if key.endswith("lasting")] == lasting
+    writing = False
+    await asyncio.gather(*disturbing)
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ class Turns:
 
     async def advance(self, run_id: UUID, turn: int) -> None:
         """Claim the run and work until it has ended, waits, or is somebody else's. Safe to repeat."""
+        structlog.contextvars.unbind_contextvars("org_id")
         structlog.contextvars.bind_contextvars(run_id=str(run_id), turn=turn)
         try:
             claim = await runs.claim(self.gateway, run_id, turn, worker=self.worker, lease_seconds=self.lease_seconds)
@@ -65,6 +66,7 @@ class Turns:
             slots=self.slots,
             leaving=self.leaving,
         )
+        structlog.contextvars.bind_contextvars(org_id=str(claim.run.org_id))  # whose lines these are: log_search
         log.info("run claimed", attempt=claim.run.attempt, fence=claim.fence)
         try:
             await self._guarded(hold, loop)

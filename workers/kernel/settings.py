@@ -35,6 +35,10 @@ class WorkerSettings:
     sweep_seconds: float = 10
     pulse_seconds: float = 1
     may_reach_loopback: bool = False
+    log_folder: str | None = None
+    log_group: str | None = None
+    log_region: str | None = None
+    tool_models: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         return f"WorkerSettings(model={self.model!r})"
@@ -58,6 +62,10 @@ class WorkerSettings:
             sweep_seconds=_whole(environment, "PAM_SWEEP_SECONDS", 10),
             # For the embedded stack alone: lets api_call reach localhost where an organisation allows it.
             may_reach_loopback=environment.get("PAM_OUTBOUND_LOOPBACK", "").strip() == "1",
+            log_folder=environment.get("PAM_LOG_FOLDER", "").strip() or None,
+            log_group=environment.get("PAM_LOG_GROUP", "").strip() or None,
+            log_region=environment.get("AWS_REGION", "").strip() or None,
+            tool_models=tuple(filter(None, map(str.strip, environment.get("PAM_TOOL_MODELS", "").split(",")))),
         )
 
 

@@ -1,13 +1,21 @@
 """Structured logs: an event and keys, one JSON object a line on stderr, with the run's ids on every line."""
 
+import json
 import logging
 import sys
+import threading
+from datetime import UTC, datetime
+from types import TracebackType
 
 import structlog
 
 
 def configure(process: str, *, level: str = "info") -> None:
-    """Send this process's logs to stderr as JSON lines. Call once, in main()."""
+    """Send all that this process says to stderr as JSON lines. Call once, in main().
+
+    What libraries log, warn of and die of comes as JSON too, and never with a run's ids: a text with line ends in it
+    cannot pretend to be a line of its own, nor of an organisation.
+    """
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -21,4 +29,34 @@ def configure(process: str, *, level: str = "info") -> None:
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(process=process)
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(name)s: %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLine(process))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    logging.captureWarnings(True)
+    sys.excepthook = _broke
+    threading.excepthook = lambda given: _broke(given.exc_type, given.exc_value, given.exc_traceback)
+
+
+class _JsonLine(logging.Formatter):
+    """A record of the standard library's logging as one line of JSON."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        told = {
+            "event": super().format(record),
+            "logger": record.name,
+            "level": record.levelname.lower(),
+            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z"),
+            "process": self._process,
+        }
+        return json.dumps(told)
+
+
+def _broke(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error or kind(), trace)
+        return
+    logging.getLogger("pam").critical("died", exc_info=(kind, error or kind(), trace))

@@ -1,9 +1,10 @@
 """The adapter to OpenAI and every compatible server, over Chat Completions; alone in importing openai."""
 
 import math
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from typing import TypeVar
 
 from openai import (
     APIConnectionError,
@@ -41,6 +42,8 @@ _TOO_LONG_CODES = {"context_length_exceeded", "exceed_context_size_error", "stri
 _NO_MONEY_CODES = {"insufficient_quota", "billing_hard_limit_reached"}
 _SAID_CHARACTERS = 600
 
+T = TypeVar("T")
+
 
 class OpenAIModel:
     """A Model behind `POST {base_url}/chat/completions`, streamed; never retries by itself.
@@ -75,6 +78,16 @@ class OpenAIModel:
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.close()
+
+    async def ask(self, name: str, request: Callable[[AsyncOpenAI], Awaitable[T]]) -> T:
+        """One request of another kind, for the model of this name. Raises a ModelFailure; never retries by itself."""
+        try:
+            return await request(self._client)
+        except OpenAIError as error:
+            failure = self._failure(error, has_stream=False, name=name)
+        except ValueError:
+            failure = MalformedAnswer("The model's server answered in a shape that we do not know.")
+        raise failure  # out here, so that no failure carries the library's error, whose request holds the key
 
     async def stream(
         self, messages: Sequence[Message], tools: Sequence[ToolSpec], *, max_output_tokens: int
@@ -117,7 +130,7 @@ class OpenAIModel:
             raise
         yield Answer(text=whole_text, tool_calls=calls, usage=usage, finish=finish, model=answer.model or self._name)
 
-    def _failure(self, error: OpenAIError, *, has_stream: bool) -> ModelFailure:
+    def _failure(self, error: OpenAIError, *, has_stream: bool, name: str | None = None) -> ModelFailure:
         match error:
             case APITimeoutError():
                 return ModelTimeout(
@@ -129,7 +142,7 @@ class OpenAIModel:
                 return ModelUnreachable("The model's server cannot be reached: check OPENAI_BASE_URL and the network.")
             case APIStatusError():
                 retry_after = _retry_after_seconds(error.response.headers)
-                return self._status_failure(error, error.status_code, retry_after)
+                return self._status_failure(error, error.status_code, retry_after, name)
             case APIResponseValidationError():
                 return MalformedAnswer("The model's server answered in a shape that we do not know.")
             case APIError():
@@ -137,18 +150,21 @@ class OpenAIModel:
             case _:
                 return ModelRefusedRequest("The model client cannot build the request: check its settings.", status=0)
 
-    def _status_failure(self, error: APIError, status: int, retry_after: float | None) -> ModelFailure:
+    def _status_failure(
+        self, error: APIError, status: int, retry_after: float | None, name: str | None = None
+    ) -> ModelFailure:
+        name = name or self._name
         if error.code in _TOO_LONG_CODES or "maximum context length" in error.message or status == 413:
-            return ContextTooLong(f"The conversation is longer than {self._name} can read: shorten it.")
+            return ContextTooLong(f"The conversation is longer than {name} can read: shorten it.")
         if error.code in _NO_MONEY_CODES:
             return ModelRefusedRequest("The model account has no credit left: check its billing.", status=status)
         match status:
             case 401:
                 sentence = "The model's server does not accept our key: check OPENAI_API_KEY."
             case 403:
-                sentence = f"Our key may not use the model {self._name}: check the key's project and region."
+                sentence = f"Our key may not use the model {name}: check the key's project and region."
             case 404:
-                sentence = f"There is no model {self._name} here: check PAM_MODEL and OPENAI_BASE_URL."
+                sentence = f"There is no model {name} here: check PAM_MODEL and OPENAI_BASE_URL."
             case 408:
                 return ModelTimeout("The model's server gave up waiting for our request.")
             case 429:

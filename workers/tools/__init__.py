@@ -1,6 +1,17 @@
 """One file a tool, and the explicit tuple of them. The path that every call takes is in workers/agent."""
 
-from workers.tools import api_call, ask_person, database_query, file_list, file_read, file_write, redis_get, redis_set
+from workers.tools import (
+    api_call,
+    ask_person,
+    database_query,
+    file_list,
+    file_read,
+    file_write,
+    log_search,
+    openai_api_call,
+    redis_get,
+    redis_set,
+)
 from workers.tools.tool import Tool
 
 TOOLS: tuple[Tool, ...] = (
@@ -9,6 +20,8 @@ TOOLS: tuple[Tool, ...] = (
     file_list.TOOL,
     database_query.TOOL,
     api_call.TOOL,
+    openai_api_call.TOOL,
+    log_search.TOOL,
     redis_set.TOOL,
     redis_get.TOOL,
     ask_person.TOOL,

@@ -5,11 +5,11 @@ from pydantic import Field
 from workers.kernel.ledger.tool_calls import CallEffect
 from workers.tools.failures import ToolRetry
 from workers.tools.redis_get import checked_key
+from workers.tools.redis_space import DEFAULT_SECONDS
 from workers.tools.tool import Arguments, Tool, ToolContext, ToolResult
 
 MAX_VALUE_BYTES = 65_536
 MAX_SECONDS = 2_592_000
-DEFAULT_SECONDS = 604_800
 
 
 class Args(Arguments):
@@ -49,6 +49,8 @@ async def run(args: Args, context: ToolContext) -> ToolResult:
     stored = await space.set(
         context.org_id, context.call_id, key, value, seconds=seconds, only_if_absent=args.only_if_absent
     )
+    if stored.refused:
+        raise ToolRetry(stored.refused)
     return ToolResult(
         f"{key} is stored for {seconds} s." if stored.written else f"{key} was there already and is unchanged."
     )
@@ -58,7 +60,8 @@ TOOL = Tool(
     name="redis_set",
     description="Store a short text under a key for a limited time (cache, session, lock with only_if_absent), or "
     "count a counter. Keys belong to the organisation; nobody else sees them. Not for lasting data: use files or "
-    "the database.",
+    "the database. A value may hold 64 KiB, the organisation 10,000 keys and 16 MiB; nothing outlives 30 days. "
+    "There is no delete: overwrite with seconds=1.",
     arguments=Args,
     run=run,
     effect=CallEffect.WRITE,

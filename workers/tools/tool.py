@@ -10,9 +10,12 @@ from pydantic import BaseModel, ConfigDict
 
 from workers.kernel.ledger.hold import Hold
 from workers.kernel.ledger.tool_calls import CallEffect
+from workers.kernel.model_api import ModelApi
+from workers.outbound.breaker import Breaker
 from workers.outbound.client import Outbound
 from workers.outbound.credentials import Credentials
 from workers.tools.bound_sql import BoundSql
+from workers.tools.log_places import LogPlaces
 from workers.tools.redis_space import RedisSpace
 
 
@@ -29,6 +32,9 @@ class ToolServices:
     sql: BoundSql
     redis: RedisSpace
     outbound: Outbound
+    logs: LogPlaces
+    model_api: ModelApi
+    breaker: Breaker
     credentials: Credentials | None = None
 
 

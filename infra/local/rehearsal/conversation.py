@@ -3,8 +3,9 @@
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 BYTES_PER_TOKEN = 4
 TOKENS_PER_MESSAGE = 3
@@ -68,6 +69,25 @@ class _StreamOptions(_Given):
     include_usage: bool = False
 
 
+class _JsonSchema(_Given):
+    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    schema_: dict[str, object] = Field(alias="schema")
+    strict: bool | None = None
+
+
+class _ResponseFormat(_Given):
+    """What the answer must look like. A script says what it says: whoever asked holds it against the schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: _JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _names_its_schema(self) -> Self:
+        if self.type == "json_schema" and self.json_schema is None:
+            raise ValueError("json_schema: a schema with a name is required")
+        return self
+
+
 class ChatRequest(_Given):
     """The body of POST /v1/chat/completions."""
 
@@ -76,6 +96,7 @@ class ChatRequest(_Given):
     tools: list[_Offered] = []
     stream: bool = False
     stream_options: _StreamOptions | None = None
+    response_format: _ResponseFormat | None = None
 
     @property
     def offered(self) -> set[str]:

@@ -1,7 +1,7 @@
 """The doors of the scripted model: OpenAI's paths under /v1, its own under /rehearsal."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Literal
@@ -14,6 +14,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Send
 
+from infra.local.rehearsal import media
 from infra.local.rehearsal.conversation import RequestRefused, counted_tokens, read_chat_request
 from infra.local.rehearsal.cue import Cue
 from infra.local.rehearsal.embedding import DIMENSIONS, as_base64, embedding
@@ -96,6 +97,7 @@ def create_rehearsal(*, stage: Stage) -> Starlette:
         texts = [asked.input] if isinstance(asked.input, str) else asked.input
         if not texts or not all(texts):
             raise RequestRefused("input: an empty text has no embedding")
+        media.refuse_if_told(*texts)
         vectors = [embedding(text, dimensions=asked.dimensions) for text in texts]
         tokens = sum(counted_tokens(text) for text in texts)
         return JSONResponse(
@@ -113,6 +115,13 @@ def create_rehearsal(*, stage: Stage) -> Starlette:
                 "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
             }
         )
+
+    def behind_key(door: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+        async def opened(request: Request) -> Response:
+            _require_bearer(request)
+            return await door(request)
+
+        return opened
 
     async def models(request: Request) -> Response:
         _require_bearer(request)
@@ -140,6 +149,9 @@ def create_rehearsal(*, stage: Stage) -> Starlette:
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/embeddings", embeddings, methods=["POST"]),
+            Route("/v1/moderations", behind_key(media.moderations), methods=["POST"]),
+            Route("/v1/audio/transcriptions", behind_key(media.transcriptions), methods=["POST"]),
+            Route("/v1/audio/speech", behind_key(media.speech), methods=["POST"]),
             Route("/v1/models", models, methods=["GET"]),
             Route("/rehearsal/report", report, methods=["GET"]),
             Route("/rehearsal/scripts/{name}", put_script, methods=["PUT"]),
