@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -14,11 +15,16 @@ from workers.agent.shutdown import LeavingFlag
 from workers.agent.slots import Slots
 from workers.agent.turn import Turns
 from workers.kernel import runqueue
-from workers.kernel.errors import PamError, Unavailable
+from workers.kernel.blobs import Blobs, FolderBlobs
+from workers.kernel.envelope import Envelope
+from workers.kernel.errors import PamError, SettingMissing, Unavailable
+from workers.kernel.key_file import LocalKeyRing
 from workers.kernel.ledger import runs
 from workers.kernel.runqueue import RunQueue
+from workers.kernel.s3_blobs import S3Blobs
 from workers.kernel.settings import WorkerSettings
 from workers.kernel.worker_gateway import WorkerGateway
+from workers.kernel.workspace import Workspace
 from workers.model.openai_wire import OpenAIModel
 from workers.model.prices import cost_of
 from workers.model.protocol import Usage
@@ -47,13 +53,14 @@ class Workshop:
         self._gateway = WorkerGateway(dsn=settings.database_url)
         self._sql = BoundSql(dsn=settings.agent_database_url)
         self._redis = RedisSpace(url=settings.upstash_url, token=settings.upstash_token)
+        self._workspace = Workspace(blobs=_blobs(settings))
         self._queue = RunQueue(redis=runqueue.connect(settings.redis_url))
         model = OpenAIModel(name=settings.model, api_key=settings.model_key, base_url=settings.model_url or OPENAI_URL)
         self._turns = Turns(
             gateway=self._gateway,
             model=RetryingModel(model=model),
             tools=TOOLS,
-            services=ToolServices(sql=self._sql, redis=self._redis),
+            services=ToolServices(sql=self._sql, redis=self._redis, workspace=self._workspace),
             slots=Slots(),
             leaving=self.leaving,
             worker=f"{socket.gethostname()}:{os.getpid()}",
@@ -70,10 +77,12 @@ class Workshop:
             Usage(input_tokens=1, output_tokens=1), model=self._settings.model
         )  # reads the price list now, not in a run
         self._sweeping = asyncio.run_coroutine_threadsafe(self._sweep(), self._loop)
+        self._storing = asyncio.run_coroutine_threadsafe(self._store(), self._loop)
 
     def close(self) -> None:
         """Stop sweeping and return every connection."""
         self._sweeping.cancel()
+        self._storing.cancel()
         self.do(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
@@ -99,10 +108,32 @@ class Workshop:
                 log.error("sweep broke", error=type(error).__name__)
             await asyncio.sleep(self._settings.sweep_seconds)
 
+    async def _store(self) -> None:
+        """Every worker takes what was written to object storage; the database hands each version to one of them."""
+        while True:
+            try:
+                while await self._workspace.store(self._gateway):
+                    pass
+            except PamError as error:
+                log.warning("files not stored", reason=str(error))
+            except Exception as error:  # the versions stay in their rows, and are tried again
+                log.error("storing broke", error=type(error).__name__)
+            await asyncio.sleep(self._settings.sweep_seconds)
+
     async def _close(self) -> None:
         await self._sql.close()
         await self._gateway.close()
         await self._redis.close()
+
+
+def _blobs(settings: WorkerSettings) -> Blobs:
+    """Where files are kept: the bucket, or the embedded stack's folder."""
+    if settings.files_bucket:
+        return S3Blobs(bucket=settings.files_bucket, kms_key_id=settings.kms_key_id)
+    if settings.files_folder is None or settings.key_file is None:
+        raise SettingMissing("PAM_FILES_BUCKET is not set: the bucket where files are kept")
+    envelope = Envelope(ring=LocalKeyRing(file=Path(settings.key_file)))
+    return FolderBlobs(folder=Path(settings.files_folder), envelope=envelope)
 
 
 _workshop: Workshop | None = None

@@ -21,6 +21,7 @@ from infra.local.lite import Lite
 from infra.local.postgres import Postgres, lay_out
 from infra.local.processes import Child, ProcessFailed, answers_on, free_port
 from infra.local.redis import start_redis
+from workers.kernel.key_file import LocalKeyRing
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -62,6 +63,7 @@ class Stack:
         self._state = options.state
         self._logs = options.state / "logs"
         self._secrets = Secrets.keep(options.state / "secrets.json")
+        LocalKeyRing.make_file(options.state / "keys.json")
         self._lite = Lite(home=options.home)
         self._children: dict[str, Child] = {}
         self._starters: dict[str, Callable[[], Coroutine[Any, Any, Child]]] = {}

@@ -35,7 +35,7 @@ ONLY: dict[str, dict[str, str]] = {
     "upstash_redis": {"workers/tools/redis_space.py": "at once"},
     "supabase": {},
     "realtime": {},
-    "boto3": {"workers/kernel/kms.py": "lazily"},
+    "boto3": {"workers/kernel/kms.py": "lazily", "workers/kernel/s3_blobs.py": "lazily"},
 }
 HEAVY = ("openai", "supabase", "realtime", "boto3", "botocore", "psycopg", "rq", "redis", "postgast", "typer")
 

@@ -4,6 +4,8 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -12,12 +14,16 @@ from tests.support.database import Database
 from workers.agent.execution import Carried, Execution
 from workers.agent.planning import plan
 from workers.agent.slots import Slots
+from workers.kernel.blobs import FolderBlobs
+from workers.kernel.envelope import Envelope
+from workers.kernel.key_file import LocalKeyRing
 from workers.kernel.ledger import messages, runs, steps, tool_calls
 from workers.kernel.ledger.approvals import Ask
 from workers.kernel.ledger.hold import Hold
 from workers.kernel.ledger.steps import Step
 from workers.kernel.ledger.tool_calls import CallStatus, RecordedCall
 from workers.kernel.worker_gateway import WorkerGateway
+from workers.kernel.workspace import Workspace
 from workers.model.protocol import ToolCall
 from workers.tools import TOOLS
 from workers.tools.bound_sql import BoundSql, SqlLimits
@@ -25,6 +31,13 @@ from workers.tools.redis_space import RedisSpace
 from workers.tools.tool import Tool, ToolContext, ToolServices
 
 _TOOLS = {tool.name: tool for tool in TOOLS}
+
+
+def folder_workspace(folder: Path) -> Workspace:
+    """A workspace whose history lies in a folder, sealed under a key file beside it."""
+    LocalKeyRing.make_file(folder / "keys.json")
+    envelope = Envelope(ring=LocalKeyRing(file=folder / "keys.json"))
+    return Workspace(blobs=FolderBlobs(folder=folder / "files", envelope=envelope))
 
 
 @dataclass
@@ -51,7 +64,9 @@ class Bench:
         await sql.open()
         try:
             user, org = await database.new_organization()
-            yield await cls._claimed(database, gateway, ToolServices(sql=sql, redis=redis), user, org)
+            with TemporaryDirectory(prefix="pam-files-") as folder:
+                services = ToolServices(sql=sql, redis=redis, workspace=folder_workspace(Path(folder)))
+                yield await cls._claimed(database, gateway, services, user, org)
         finally:
             await redis.close()
             await sql.close()

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from workers.kernel.ledger.hold import Hold
 from workers.kernel.ledger.tool_calls import CallEffect
+from workers.kernel.workspace import Workspace
 from workers.tools.bound_sql import BoundSql
 from workers.tools.redis_space import RedisSpace
 
@@ -26,6 +27,7 @@ class ToolServices:
 
     sql: BoundSql
     redis: RedisSpace
+    workspace: Workspace
 
 
 @dataclass(frozen=True)
