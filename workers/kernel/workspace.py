@@ -1,6 +1,7 @@
 """The workspace with its bytes: the newest small ones from their rows, everything else from object storage."""
 
 import asyncio
+from dataclasses import dataclass
 from uuid import UUID
 
 import structlog
@@ -8,7 +9,7 @@ import structlog
 from workers.kernel.blobs import BlobAbsent, BlobBroken, Blobs
 from workers.kernel.errors import Unavailable
 from workers.kernel.ledger import files
-from workers.kernel.ledger.files import FileEntry, Unstored
+from workers.kernel.ledger.files import Unstored
 from workers.kernel.ledger.hold import Hold
 from workers.kernel.worker_gateway import WorkerGateway
 
@@ -17,10 +18,15 @@ AT_ONCE = 8
 log = structlog.get_logger()
 
 
-class FileContent(FileEntry):
+@dataclass(frozen=True)
+class FileContent:
     """A version of a file with its content. `newest`: the version that the file is at."""
 
+    path: str
+    size_bytes: int
+    version: int
     newest: int
+    is_text: bool
     content: bytes
 
 
@@ -40,10 +46,9 @@ class Workspace:
             except (BlobAbsent, BlobBroken) as error:
                 log.error("file lost", org_id=str(org_id), sha256=row.sha256, reason=str(error))
                 raise Unavailable(f"{path}, version {row.version}, cannot be read from object storage") from error
-        told = row.model_dump(include={"path", "size_bytes", "version", "newest"})
         # The index speaks of the newest version; an earlier one may have been another kind.
         is_text = row.is_text if row.version == row.newest else _is_text(content)
-        return FileContent(**told, is_text=is_text, content=content)
+        return FileContent(row.path, row.size_bytes, row.version, row.newest, is_text, content)
 
     async def store(self, gateway: WorkerGateway) -> int:
         """Take a batch of new versions to object storage; answers how many there were. Raises Unavailable.
