@@ -243,7 +243,7 @@ begin
     perform pam_private.record(write_files.org_id, me, 'file.write', false);
     return pam_private.refusal('forbidden', 'Viewers read the workspace; a developer, admin or owner writes it.');
   end if;
-  if jsonb_typeof(files) is distinct from 'array' or jsonb_array_length(files) not between 1 and 500 then
+  if coalesce(case when jsonb_typeof(files) = 'array' then jsonb_array_length(files) end, 0) not between 1 and 500 then
     return pam_private.refusal('invalid', 'Give 1 to 500 files: [{"path", "text" or "base64", "expected_version"}].');
   end if;
   for entry in select e.file from jsonb_array_elements(files) as e (file) loop

@@ -38,11 +38,11 @@ class S3Blobs:
         try:
             await self._ask("put_object", **asked, **self._encryption(org_id, sha256))
         except _AlreadyThere:
-            there = await self._ask("head_object", Key=place, ChecksumMode="ENABLED")
-            if there.get("ChecksumSHA256") != digest or there.get("ContentLength") != len(content):
-                raise BlobBroken(
-                    f"the bucket {self._bucket} holds something else under {sha256[:12]}…: who else writes there?"
-                ) from None
+            try:
+                await self.get(org_id, sha256)
+            except BlobBroken:
+                why = f"the bucket {self._bucket} holds something else under {sha256[:12]}…: who else writes there?"
+                raise BlobBroken(why) from None
 
     async def get(self, org_id: UUID, sha256: str) -> bytes:
         """Read and check; a body that was cut off is told as such."""
