@@ -17,7 +17,8 @@ def needle_of(expression: str) -> str:
     """The longest such text of at least three characters; empty when there is none to be sure of."""
     if "|" in expression or expression.startswith("***"):
         return ""
-    runs, run, place = [], "", 0
+    runs: list[str] = []
+    run, place = "", 0
     while place < len(expression):
         letter = expression[place]
         if letter in _GIVES_UP:
