@@ -26,7 +26,8 @@ WORD, FOUND = "heron_count", 20
 _FILL: LiteralString = """
 with content as (
   select n, convert_to(string_agg(case when n %% %(every)s = 0 and l = 30 then %(word)s
-                                       else md5(n::text || l) || ' ' || left(md5(l::text), 26) end, E'\\n' order by l), 'UTF8') as bytes
+                                       else md5(n::text || l) || ' ' || left(md5(l::text), 26) end,
+                                  E'\\n' order by l), 'UTF8') as bytes
     from generate_series(1, %(files)s) n, generate_series(1, 66) l group by n),
 file as (
   insert into pam.files (org_id, path, version, sha256, size_bytes, is_text, kept_bytes, updated_by)

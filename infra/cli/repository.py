@@ -250,7 +250,8 @@ def _spoken(remote: Remote) -> Iterator[None]:
         raise CommandFailed(
             f"{remote.name} asks who you are: put a token into git's credential store (git credential approve)"
         ) from None
-    except (NotGitRepository, GitProtocolError, HangupException) as error:
-        raise CommandFailed(f"{remote.name} is no repository that you may use: {type(error).__name__}") from error
-    except (HTTPError, OSError) as error:
-        raise CommandFailed(f"{remote.name} does not answer: {type(error).__name__}") from error
+    except (NotGitRepository, GitProtocolError, HangupException, HTTPError, OSError) as error:
+        raise CommandFailed(
+            f"{remote.name} does not answer as a Git repository ({type(error).__name__}): is the address right, and is "
+            "it yours to use?"
+        ) from error

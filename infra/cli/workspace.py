@@ -45,6 +45,5 @@ def folder_of(given: str) -> str:
 
 def some(paths: list[str]) -> str:
     """The first of these paths, fit for a terminal."""
-    counted = [path for path, _ in Counter(paths).items()]
-    more = f" and {len(counted) - NAMED} more" if len(counted) > NAMED else ""
-    return ", ".join(path.encode("unicode_escape").decode() for path in counted[:NAMED]) + more
+    shown = ("".join(letter if letter.isprintable() else "?" for letter in path) for path in paths[:NAMED])
+    return ", ".join(shown) + (f" and {len(paths) - NAMED} more" if len(paths) > NAMED else "")

@@ -112,8 +112,8 @@ def _check_room(changed: dict[str, bytes], known: dict[str, Known], workspace: d
     )
     if size > room or new > places:
         raise CommandFailed(
-            f"the workspace has room for {places:,} files and {room:,} bytes more; this would write {new:,} new files and "
-            f"{size:,} bytes: pull a folder with --path, or ask the project's owner for a larger quota"
+            f"the workspace has room for {places:,} files and {room:,} bytes more; this would write {new:,} new files "
+            f"and {size:,} bytes: pull a folder with --path, or ask the project's owner for a larger quota"
         )
 
 
