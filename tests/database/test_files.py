@@ -163,7 +163,9 @@ async def test_everybody_in_an_organisation_sees_how_full_its_workspace_is_and_n
     told = await database.rpc(viewer, "read_workspace", org_id=org)
     assert (told["files"], told["kept_bytes"], told["max_bytes"]) == (1, 15, 1_073_741_824)
     assert code(await database.rpc(stranger, "read_workspace", org_id=org)) == "not_found"
-    (sums,) = await database.admin("select count(*) n, sum(kept_bytes)::bigint bytes from pam.files where org_id = %s", org)
+    (sums,) = await database.admin(
+        "select count(*) n, sum(kept_bytes)::bigint bytes from pam.files where org_id = %s", org
+    )
     assert (sums["n"], sums["bytes"]) == (told["files"], told["kept_bytes"])
 
 

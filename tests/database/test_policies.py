@@ -27,6 +27,7 @@ READERS = {
     "pam.files": MEMBERS,
     "pam.file_versions": MEMBERS,
     "pam.workspaces": MEMBERS,
+    "pam.checkouts": MEMBERS,
     "pam.tool_policies": MEMBERS,
     "pam.approvals": MEMBERS,
     "pam.call_outputs": MEMBERS,

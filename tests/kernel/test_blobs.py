@@ -102,7 +102,8 @@ async def test_bytes_under_a_foreign_digest_are_refused_on_their_way_in(blobs: B
 
 
 @pytest.mark.parametrize(
-    "sha256", ["", "../" * 10, "A" * 64, "0" * 63, "0" * 65, f"{'0' * 60}/../", f"{'0' * 63}\n", "0" * 63 + "\0", "０" * 64]
+    "sha256",
+    ["", "../" * 10, "A" * 64, "0" * 63, "0" * 65, f"{'0' * 60}/../", f"{'0' * 63}\n", "0" * 63 + "\0", "０" * 64],
 )
 async def test_what_is_no_digest_names_no_place(blobs: Blobs, sha256: str) -> None:
     with pytest.raises(BlobBroken, match="no sha256 digest"):
@@ -188,7 +189,7 @@ async def test_without_its_keys_the_folder_says_what_to_do(tmp_path: Path) -> No
     await blobs.put(org, digest(b"x"), b"x")
     os.rename(tmp_path / "keys.json", tmp_path / "kept.json")
     again = FolderBlobs(folder=tmp_path / "files", envelope=Envelope(ring=LocalKeyRing(file=tmp_path / "keys.json")))
-    with pytest.raises(Unavailable, match="key file .* cannot be read"):
+    with pytest.raises(Unavailable, match=r"key file .* cannot be read"):
         await again.get(org, digest(b"x"))
     LocalKeyRing.make_file(tmp_path / "keys.json")
     with pytest.raises(BlobBroken, match="holds no key"):
@@ -288,7 +289,7 @@ async def test_nobody_there_and_no_credentials_are_told(monkeypatch: pytest.Monk
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it remembers credentials
-    with pytest.raises(Unavailable, match="NoCredentialsError.*are region and credentials set"):
+    with pytest.raises(Unavailable, match=r"NoCredentialsError.*are region and credentials set"):
         await S3Blobs(bucket=BUCKET, kms_key_id=None).get(uuid4(), digest(b"x"))
 
 
