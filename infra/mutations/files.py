@@ -118,8 +118,8 @@ _SOURCES = (
     (
         _REPOSITORY,
         "names of branches",
-        "if is_odd or not check_ref_format",
-        "if False and not check_ref_format",
+        "or not check_ref_format(Ref(_HEADS + name.encode()))",
+        "",
         _PUSHED,
     ),
     (_PULL, "links", "why = LEFT_OUT.get(file.mode) or", "why =", _CLI),
