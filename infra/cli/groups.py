@@ -1,4 +1,4 @@
-"""The commands that come in groups: `agents …`, `policy …`."""
+"""The commands that come in groups: `agents …`, `policy …`, `workspace …`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +9,7 @@ from infra.cli.console import Json, answer, consoles, execute
 
 agents_app = typer.Typer(no_args_is_help=True, help="Import, list and show agents.")
 policy_app = typer.Typer(no_args_is_help=True, help="Who may use which tool, and when a person is asked first.")
+workspace_app = typer.Typer(no_args_is_help=True, help="A Git repository's files into the workspace, and back.")
 
 
 @agents_app.command("import")
@@ -83,3 +84,45 @@ def policy_reset(role: Role, tool: ToolName, effect: Effect, as_json: Json = Fal
 
     policy = {"role": role, "tool": tool, "effect": effect}
     answer(as_json, execute(reset_policy(environment(), console=consoles(as_json), **policy)))
+
+
+Place = Annotated[str, typer.Argument(help="A local Git repository, or its https address.")]
+Folder = Annotated[str, typer.Option("--path", help="A folder of the repository; all of it without.")]
+
+
+@workspace_app.command("pull")
+def workspace_pull(
+    repository: Place,
+    ref: Annotated[str | None, typer.Option(help="A branch, tag or commit; the current branch without.")] = None,
+    path: Folder = "",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Also files that were changed in the workspace; versions are kept.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a commit's files into the workspace, those that differ; links and submodules are left out."""
+    from infra.cli.setting import environment
+    from infra.cli.workspace_pull import run_pull
+
+    work = run_pull(environment(), repository, ref=ref, folder=path, overwrite=overwrite, console=consoles(as_json))
+    answer(as_json, execute(work))
+
+
+@workspace_app.command("push")
+def workspace_push(
+    repository: Place,
+    branch: Annotated[str, typer.Option(help="The new branch's name.")],
+    message: Annotated[str | None, typer.Option(help="The commit's title.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="The branch it shall be merged into; the pulled one without.")
+    ] = None,
+    path: Folder = "",
+    as_json: Json = False,
+) -> None:
+    """Make a branch with what was changed since the pull, one commit, and print a description for review."""
+    from infra.cli.setting import environment
+    from infra.cli.workspace_push import run_push
+
+    console = consoles(as_json)
+    work = run_push(environment(), repository, branch=branch, message=message, base=base, folder=path, console=console)
+    answer(as_json, execute(work))

@@ -109,6 +109,8 @@ class StackFacts:
             "UPSTASH_REDIS_REST_URL": self.upstash_url,
             "UPSTASH_REDIS_REST_TOKEN": self.upstash_token,
             "PAM_WEBHOOK_SECRET": self.webhook_secret,
+            "PAM_FILES_FOLDER": str(Path(self.state) / "files"),
+            "PAM_KEY_FILE": str(Path(self.state) / "keys.json"),
         }
 
 

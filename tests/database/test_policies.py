@@ -26,6 +26,8 @@ READERS = {
     "pam.tool_calls": MEMBERS,
     "pam.files": MEMBERS,
     "pam.file_versions": MEMBERS,
+    "pam.workspaces": MEMBERS,
+    "pam.checkouts": MEMBERS,
     "pam.tool_policies": MEMBERS,
     "pam.approvals": MEMBERS,
     "pam.call_outputs": MEMBERS,

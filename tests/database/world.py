@@ -139,6 +139,9 @@ async def _team(database: Database) -> Team:
         output="all of it",
     )
     await database.worker("preview_message", **held, preview={"text": "hel"})
+    began = (await database.rpc(owner, "read_workspace", org_id=org))["now"]
+    pulled = {"remote": "https://example.com/team/r", "path": "", "ref": "main", "commit_id": "0" * 40, "since": began}
+    assert "commit_id" in await database.rpc(owner, "record_checkout", org_id=org, **pulled)
     leaving = call("api_call", "irreversible", url="https://api.example.com/")
     await database.worker("record_step", **held, step=step(2), calls=[leaving], events=[custom()])
     await database.rpc(

@@ -42,7 +42,11 @@ ONLY: dict[str, dict[str, str]] = {
     },
     "supabase": {},
     "realtime": {},
-    "boto3": {"workers/kernel/kms.py": "lazily", "workers/logs/cloudwatch.py": "lazily"},
+    "boto3": {
+        "workers/kernel/kms.py": "lazily",
+        "workers/kernel/s3_blobs.py": "lazily",
+        "workers/logs/cloudwatch.py": "lazily",
+    },
 }
 HEAVY = ("openai", "supabase", "realtime", "boto3", "botocore", "psycopg", "rq", "redis", "postgast", "typer")
 

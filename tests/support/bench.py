@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -15,12 +16,16 @@ from tests.support.database import Database
 from workers.agent.execution import Carried, Execution
 from workers.agent.planning import plan
 from workers.agent.slots import Slots
+from workers.kernel.blobs import FolderBlobs
+from workers.kernel.envelope import Envelope
+from workers.kernel.key_file import LocalKeyRing
 from workers.kernel.ledger import messages, runs, steps, tool_calls
 from workers.kernel.ledger.approvals import Ask
 from workers.kernel.ledger.hold import Hold
 from workers.kernel.ledger.steps import Step
 from workers.kernel.ledger.tool_calls import CallStatus, RecordedCall
 from workers.kernel.worker_gateway import WorkerGateway
+from workers.kernel.workspace import Workspace
 from workers.logs.local_store import LocalLogs
 from workers.model.openai_api import OpenAIApi
 from workers.model.openai_wire import OpenAIModel
@@ -36,6 +41,13 @@ from workers.tools.redis_space import RedisSpace
 from workers.tools.tool import Tool, ToolContext, ToolServices
 
 _TOOLS = {tool.name: tool for tool in TOOLS}
+
+
+def folder_workspace(folder: Path) -> Workspace:
+    """A workspace whose history lies in a folder, sealed under a key file beside it."""
+    LocalKeyRing.make_file(folder / "keys.json")
+    envelope = Envelope(ring=LocalKeyRing(file=folder / "keys.json"))
+    return Workspace(blobs=FolderBlobs(folder=folder / "files", envelope=envelope))
 
 
 @dataclass
@@ -72,10 +84,12 @@ class Bench:
         try:
             user, org = await database.new_organization()
             logs = LogPlaces(own=LocalLogs(folder=Path(facts.state) / "logs"))
-            services = ToolServices(
-                sql=sql, redis=redis, outbound=outbound, logs=logs, model_api=model_api, breaker=breaker
-            )
-            yield await cls._claimed(database, gateway, services, user, org)
+            with TemporaryDirectory(prefix="pam-files-") as folder:
+                services = ToolServices(
+                    sql=sql, redis=redis, workspace=folder_workspace(Path(folder)), outbound=outbound, logs=logs,
+                    model_api=model_api, breaker=breaker,
+                )  # fmt: skip
+                yield await cls._claimed(database, gateway, services, user, org)
         finally:
             await model_api.aclose()
             await breaker.close()

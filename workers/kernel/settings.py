@@ -29,6 +29,8 @@ class WorkerSettings:
     model: str
     model_key: str
     model_url: str | None
+    files_bucket: str | None = None
+    files_folder: Path | None = None
     kms_key_ids: tuple[str, ...] = ()
     key_file: Path | None = None
     lease_seconds: int = 30
@@ -46,6 +48,8 @@ class WorkerSettings:
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> "WorkerSettings":
         """Raises SettingMissing for the first setting that is absent."""
+        bucket = environment.get("PAM_FILES_BUCKET", "").strip() or None
+        in_folder = "a folder for what files held, with PAM_KEY_FILE; in production a bucket: PAM_FILES_BUCKET"
         return cls(
             database_url=required(environment, "PAM_DATABASE_URL", "the login pam_worker, printed by `pam install`"),
             agent_database_url=required(
@@ -57,6 +61,8 @@ class WorkerSettings:
             model=environment.get("PAM_MODEL", "").strip() or "gpt-5-mini",
             model_key=required(environment, "OPENAI_API_KEY", "the key of the model's provider"),
             model_url=environment.get("OPENAI_BASE_URL", "").strip() or None,
+            files_bucket=bucket,
+            files_folder=None if bucket else Path(required(environment, "PAM_FILES_FOLDER", in_folder)),
             **_keys(environment),
             lease_seconds=_whole(environment, "PAM_LEASE_SECONDS", 30),
             sweep_seconds=_whole(environment, "PAM_SWEEP_SECONDS", 10),

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from workers.kernel.ledger.hold import Hold
 from workers.kernel.ledger.tool_calls import CallEffect
 from workers.kernel.model_api import ModelApi
+from workers.kernel.workspace import Workspace
 from workers.outbound.breaker import Breaker
 from workers.outbound.client import Outbound
 from workers.outbound.credentials import Credentials
@@ -31,6 +32,7 @@ class ToolServices:
 
     sql: BoundSql
     redis: RedisSpace
+    workspace: Workspace
     outbound: Outbound
     logs: LogPlaces
     model_api: ModelApi
