@@ -1,6 +1,15 @@
 """One file a tool, and the explicit tuple of them. The path that every call takes is in workers/agent."""
 
-from workers.tools import ask_person, database_query, file_list, file_read, file_write, redis_get, redis_set
+from workers.tools import (
+    ask_person,
+    database_query,
+    file_list,
+    file_read,
+    file_write,
+    redis_get,
+    redis_set,
+    supabase_migrate,
+)
 from workers.tools.tool import Tool
 
 TOOLS: tuple[Tool, ...] = (
@@ -11,6 +20,7 @@ TOOLS: tuple[Tool, ...] = (
     redis_set.TOOL,
     redis_get.TOOL,
     ask_person.TOOL,
+    supabase_migrate.TOOL,
 )
 
 # The names a card may list: the contract with its writers. Those not in TOOLS come with later releases.

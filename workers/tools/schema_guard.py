@@ -53,11 +53,15 @@ def check_change(sql: str) -> tuple[GuardedStatement, ...]:
     except UnicodeDecodeError as error:  # libpg_query cut its message inside a character
         raise ChangeRefused("Not valid PostgreSQL: correct the syntax.") from error
     except _DecodeError as error:  # protobuf reads 100 levels
-        raise ChangeRefused("The expressions are nested too deeply or chained too long: split the statement.") from error
+        raise ChangeRefused(
+            "The expressions are nested too deeply or chained too long: split the statement."
+        ) from error
     if not tree.stmts:
         raise ChangeRefused("There is no statement in this text: write the migration's SQL.")
     if len(tree.stmts) > MAX_STATEMENTS:
-        raise ChangeRefused(f"A migration may have {MAX_STATEMENTS} statements, this one has {len(tree.stmts)}: split it.")
+        raise ChangeRefused(
+            f"A migration may have {MAX_STATEMENTS} statements, this one has {len(tree.stmts)}: split it."
+        )
     raw = sql.encode()
     found = []
     for number, stmt in enumerate(tree.stmts, start=1):
@@ -107,9 +111,7 @@ def _check_together(found: list[GuardedStatement]) -> None:
 def reads_old_rows(statements: tuple[GuardedStatement, ...]) -> bool:
     """Whether an answer of the database to this change depends on rows that were there before it."""
     fresh = schema_statements.tables_made(s.node for s in statements)
-    return any(
-        s.writes or (s.reads_rows and schema_statements.table_of(s.node) not in fresh) for s in statements
-    )
+    return any(s.writes or (s.reads_rows and schema_statements.table_of(s.node) not in fresh) for s in statements)
 
 
 def _readable(sql: str) -> None:
@@ -135,9 +137,7 @@ def _measure(sql: str) -> None:
         elif kind in ("ASCII_41", "ASCII_93"):
             if len(levels) > 1:
                 levels.pop()
-        elif kind == "ASCII_59":
-            levels[-1] = 0
-        elif kind == "ASCII_44":
+        elif kind == "ASCII_59" or kind == "ASCII_44":
             levels[-1] = 0
         elif kind not in _FLAT:
             levels[-1] += 1

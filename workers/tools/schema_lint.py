@@ -56,7 +56,11 @@ def _policy(node: Node) -> _Said:
     is_new = isinstance(node, pg.CreatePolicyStmt)
     act = node.cmd_name if is_new else "all"
     if not node.roles and is_new:
-        yield "policy-for-everybody", WARNING, f"{where} names no role: write to authenticated (or anon), or it holds for all."
+        yield (
+            "policy-for-everybody",
+            WARNING,
+            f"{where} names no role: write to authenticated (or anon), or it holds for all.",
+        )
     for part in (node.qual, node.with_check):
         if _is_true(part):
             is_wide = act != "select" or bool(roles & {"public", "anon"})
@@ -69,7 +73,11 @@ def _policy(node: Node) -> _Said:
     if "user_metadata" in text:
         yield "policy-trusts-user-metadata", ERROR, f"{where} trusts user_metadata, which people write themselves."
     if any(_calls_bare(part) for part in (node.qual, node.with_check)):
-        yield "policy-asks-per-row", WARNING, f"{where} calls auth.uid() or auth.jwt() for every row: write (select auth.uid())."
+        yield (
+            "policy-asks-per-row",
+            WARNING,
+            f"{where} calls auth.uid() or auth.jwt() for every row: write (select auth.uid()).",
+        )
 
 
 def _is_true(expression: Node) -> bool:
@@ -102,7 +110,11 @@ def _calls_bare(expression: Node) -> bool:
 def _grant(node: Node) -> _Said:
     if node.is_grant and any(postgast.unwrap_node(g).rolename == "anon" for g in node.grantees):
         rights = ", ".join(p.access_priv.priv_name or "columns" for p in node.privileges) or "everything"
-        yield "grant-to-anon", ERROR, f"{rights} is granted to anon: everybody on the internet, without an account, has it."
+        yield (
+            "grant-to-anon",
+            ERROR,
+            f"{rights} is granted to anon: everybody on the internet, without an account, has it.",
+        )
     if node.is_grant and node.targtype == pg.ACL_TARGET_ALL_IN_SCHEMA:
         yield "grant-on-all", WARNING, "The grant is on everything in a schema: name what it is for."
 
@@ -113,11 +125,19 @@ def _alter_table(node: Node) -> _Said:
         change = item.alter_table_cmd
         match change.subtype:
             case pg.AT_DisableRowSecurity:
-                yield "row-security-off", ERROR, f"{table} loses row-level security: whoever has a grant sees every row."
+                yield (
+                    "row-security-off",
+                    ERROR,
+                    f"{table} loses row-level security: whoever has a grant sees every row.",
+                )
             case pg.AT_NoForceRowSecurity:
                 yield "row-security-not-forced", ERROR, f"{table} no longer forces row-level security on its owner."
             case pg.AT_DropColumn:
-                yield "drop-column", WARNING, f"{table}.{short(change.name)} goes with what it holds: that cannot be undone."
+                yield (
+                    "drop-column",
+                    WARNING,
+                    f"{table}.{short(change.name)} goes with what it holds: that cannot be undone.",
+                )
 
 
 def _drop(node: Node) -> _Said:
@@ -144,7 +164,11 @@ def _function(node: Node) -> _Said:
 def _alter_function(node: Node) -> _Said:
     for item in node.actions:
         if item.def_elem.defname == "security" and item.def_elem.arg.boolean.boolval:
-            yield "runs-as-owner", ERROR, f"{'.'.join(strings(node.func.objname))} becomes security definer: show its body."
+            yield (
+                "runs-as-owner",
+                ERROR,
+                f"{'.'.join(strings(node.func.objname))} becomes security definer: show its body.",
+            )
 
 
 def _view(node: Node) -> _Said:
@@ -210,6 +234,4 @@ async def squawk(sql: str) -> list[Finding]:
     said = [
         f"{one['message']} {one.get('help') or ''} (line {one['line'] + 1})".replace("\n", " ") for one in found[:100]
     ]
-    return [
-        Finding(f"squawk:{one['rule_name']}", WARNING, text) for one, text in zip(found[:100], said, strict=True)
-    ]
+    return [Finding(f"squawk:{one['rule_name']}", WARNING, text) for one, text in zip(found[:100], said, strict=True)]

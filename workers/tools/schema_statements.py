@@ -167,7 +167,9 @@ def _grant(node: Node) -> Judged:
 
 def _default_privileges(node: Node) -> Judged:
     if node.action.is_grant:
-        raise ChangeRefused("A default privilege grants on what is not there yet: grant on each object when it is made.")
+        raise ChangeRefused(
+            "A default privilege grants on what is not there yet: grant on each object when it is made."
+        )
     for item in node.options:
         option = item.def_elem
         if option.defname != "schemas":

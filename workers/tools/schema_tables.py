@@ -12,7 +12,9 @@ _CHANGES = words(
     NoForceRowSecurity AttachPartition DetachPartition AddIdentity SetIdentity DropIdentity"""
 )
 _READING = words("SetNotNull SetExpression ValidateConstraint AddIndexConstraint AlterColumnType AttachPartition")
-_OPTIONS = words("fillfactor security_invoker security_barrier check_option m ef_construction lists fastupdate pages_per_range")
+_OPTIONS = words(
+    "fillfactor security_invoker security_barrier check_option m ef_construction lists fastupdate pages_per_range"
+)
 _WHY_NOT = {
     "ChangeOwner": "Everything belongs to the project's owner: leave OWNER TO out.",
     "DisableTrig": "Switching triggers off is for a person: write the change so that they may fire.",
