@@ -27,7 +27,7 @@ _RULES: dict[str, tuple[str, str, str]] = {
         " join pg_depend d on d.classid = 'pg_policy'::regclass and d.objid = p.oid and d.refclassid = 'pg_class'::regclass"
         " and d.refobjid = c.oid and d.refobjsubid > 0"
         " join pg_attribute a on a.attrelid = c.oid and a.attnum = d.refobjsubid"
-        f" where {_OWN} and a.atttypid <> 'boolean'::regtype and not exists (select from pg_index i where i.indrelid = c.oid and i.indkey[0] = a.attnum)",
+        f" where {_OWN} and p.polname not like 'pam: %%' and a.atttypid <> 'boolean'::regtype and not exists (select from pg_index i where i.indrelid = c.oid and i.indkey[0] = a.attnum)",
         "{} is asked for every row and has no index: create index on it.",
     ),
     "definer-open-to-anon": (

@@ -7,7 +7,7 @@ statement that grants, defines, sets or ends a transaction, and only calls and n
 
 from collections.abc import Sequence
 
-from workers.tools.schema_names import ChangeRefused, check_call, check_expressions, is_closed, short
+from workers.tools.schema_names import ChangeRefused, check_after_a_dot, check_call, check_expressions, is_closed, short
 from workers.tools.sql_functions import Node, pg, postgast, words
 
 MAX_CHARACTERS = 40_000
@@ -22,6 +22,8 @@ _COMMANDS = words(
 )
 _NEVER = words("execute commit rollback")
 _TYPES = words("vector halfvec sparsevec bit varbit geometry geography numeric decimal varchar char character")
+# Words of PL/pgSQL that SQL does not know: a bracket behind them opens no call.
+_OF_THE_LANGUAGE = words("perform while elsif elseif foreach loop assert exit raise")
 _BEFORE_A_TABLE = words("into table")
 _COMMENTS = ("SQL_COMMENT", "C_COMMENT")
 
@@ -97,6 +99,8 @@ def _check_tokens(tokens: Sequence[_Token]) -> None:
             _check_schema(tokens, place)
         if token.is_name and follower == "ASCII_40":
             _check_called(tokens, place)
+        elif token.is_identifier and follower != "ASCII_46":
+            _check_name(token, is_after_dot=_is_after_dot(tokens, place))
 
 
 def _check_start(token: _Token) -> None:
@@ -105,6 +109,14 @@ def _check_start(token: _Token) -> None:
             f"A statement that begins with {token.word.upper()} is not for a function's body: "
             "it may select, insert, update, delete, assign, branch, loop, raise and return."
         )
+
+
+def _check_name(token: _Token, *, is_after_dot: bool) -> None:
+    """A name that is no call by its looks: behind a dot it may be one, and pg_… alone is a catalogue."""
+    if is_after_dot:
+        check_after_a_dot([token.word])
+    elif token.word.lower().startswith("pg_"):
+        raise ChangeRefused(f"{short(token.word)} looks like a system catalogue: a function of an agent leaves it alone.")
 
 
 def _is_after_dot(tokens: Sequence[_Token], place: int) -> bool:
@@ -117,7 +129,8 @@ def _check_schema(tokens: Sequence[_Token], place: int) -> None:
     if not is_closed(token.word):
         return
     name = tokens[place + 2] if place + 2 < len(tokens) else token
-    is_call = place + 3 < len(tokens) and tokens[place + 3].kind == "ASCII_40"
+    is_table = place > 0 and tokens[place - 1].is_word(*_BEFORE_A_TABLE)  # insert into public.t (a, b)
+    is_call = not is_table and place + 3 < len(tokens) and tokens[place + 3].kind == "ASCII_40"
     is_type = token.word in ("pg_catalog", "extensions") and not name.word.startswith("pg_")
     if not is_call and not is_type:
         raise ChangeRefused(
@@ -136,7 +149,7 @@ def _check_called(tokens: Sequence[_Token], place: int) -> None:
         if start > 0 and tokens[start - 1].is_word(*_BEFORE_A_TABLE):
             return  # insert into public.t (a, b)
         check_call([before, token.word], is_executed=False)
-    elif token.is_identifier and token.word not in _TYPES:
+    elif token.is_identifier and token.word not in _TYPES and not token.is_word(*_OF_THE_LANGUAGE):
         if place > 0 and tokens[place - 1].is_word(*_BEFORE_A_TABLE):
             return
         check_call([token.word], is_executed=False)

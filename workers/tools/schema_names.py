@@ -112,9 +112,9 @@ def check_expressions(node: Node, *, is_executed: bool) -> None:
         case pg.TypeName():
             _type(node)
         case pg.ColumnRef():
-            _after_a_dot([f.string.sval for f in node.fields if f.HasField("string")][1:])
+            check_after_a_dot([f.string.sval for f in node.fields if f.HasField("string")][1:])
         case pg.A_Indirection():
-            _after_a_dot([i.string.sval for i in node.indirection if i.HasField("string")])
+            check_after_a_dot([i.string.sval for i in node.indirection if i.HasField("string")])
         case pg.IntoClause():
             raise ChangeRefused("SELECT INTO makes a table: write create table … as.")
         case pg.MergeStmt():
@@ -179,7 +179,8 @@ def _type(name: Node) -> None:
         own_name(parts[-2:] if len(parts) > 2 else parts, "type")
 
 
-def _after_a_dot(names: list[str]) -> None:
+def check_after_a_dot(names: list[str]) -> None:
+    """Let field names pass that cannot be the call of a function with an effect. Raises ChangeRefused."""
     for name in names:
         if _CALLED_BY_DOT.match(name.lower()):
             raise ChangeRefused(f".{short(name)} may call a function by that name: choose another column name.")
