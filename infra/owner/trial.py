@@ -56,9 +56,10 @@ class Ran:
 _TRIGGERS = """
 with recursive touched as (
   select %(table)s::regclass::oid as oid
-  union select i.inhrelid from pg_catalog.pg_inherits i join touched t on t.oid = i.inhparent
-  union select k.conrelid from pg_catalog.pg_constraint k join touched t on t.oid = k.confrelid
-         where k.contype = 'f' and (k.confdeltype in ('c', 'n', 'd') or k.confupdtype in ('c', 'n', 'd')))
+  union select r.oid from touched t cross join lateral (
+    select i.inhrelid as oid from pg_catalog.pg_inherits i where i.inhparent = t.oid
+    union all select k.conrelid from pg_catalog.pg_constraint k where k.confrelid = t.oid and k.contype = 'f'
+     and (k.confdeltype in ('c', 'n', 'd') or k.confupdtype in ('c', 'n', 'd'))) r)
 select g.tgname::text, g.tgrelid::regclass::text from touched t join pg_catalog.pg_trigger g on g.tgrelid = t.oid
   join pg_catalog.pg_proc f on f.oid = g.tgfoid join pg_catalog.pg_language l on l.oid = f.prolang
  where not g.tgisinternal and g.tgenabled <> 'D' and l.lanname not in ('c', 'internal') limit 1
@@ -117,6 +118,11 @@ async def run_one(connection: Connection, statement: str) -> int:
 
 async def _refuse_triggers(connection: Connection, number: int, schema: str, table: str) -> None:
     name = psycopg.sql.Identifier(schema, table).as_string(connection)
+    kind = await (
+        await connection.execute("select relkind::text from pg_catalog.pg_class where oid = %s::regclass", [name])
+    ).fetchone()
+    if kind and kind[0] not in ("r", "p"):
+        raise StatementFailed(number, f"{name} is no table: change the rows of the tables below it.", "0A000")
     row = await (await connection.execute(_TRIGGERS.encode(), {"table": name})).fetchone()
     if row:
         raise StatementFailed(

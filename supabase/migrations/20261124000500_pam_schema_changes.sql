@@ -137,8 +137,8 @@ declare
 begin
   perform pg_advisory_xact_lock(hashtextextended('pam versions of schema changes', 0));
   select max(v.version) into last from (
-    select h.version from pam_private.migration_history() h where h.version ~ '^[0-9]{14}$'
-    union all select c.version from pam.schema_changes c where c.status not in ('refused', 'failed')) v;
+    select h.version from pam_private.migration_history() h where h.version ~ '^2[0-9]{13}$'
+    union all select c.version from pam.schema_changes c) v;
   if last >= to_char(at, 'YYYYMMDDHH24MISS') then
     at := to_timestamp(last, 'YYYYMMDDHH24MISS')::timestamp + interval '1 second';
   end if;

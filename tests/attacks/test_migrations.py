@@ -3,18 +3,13 @@
 Counted by mechanism. Each says what was tried and what stopped it; none may get through.
 """
 
-import asyncio
-import re
-from collections.abc import AsyncIterator
-from uuid import UUID, uuid4
+# ruff: noqa: F401, F811 - pytest finds the imported fixtures by their names in this module
 
-import psycopg
+import re
+
 import pytest
 
-from infra.local.facts import StackFacts
-from infra.owner.rebuild import Rebuild
-from tests.support.database import Database, Template
-from tests.support.migrations import NOTES, Project, operating
+from tests.support.migrations import NOTES, Project, project, rebuild, shared
 from workers.tools.schema_guard import check_change
 from workers.tools.schema_names import ChangeRefused
 
@@ -148,28 +143,6 @@ GUARDED: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-async def rebuild() -> AsyncIterator[Rebuild]:
-    """One throw-away server for the module."""
-    rebuild = Rebuild()
-    yield rebuild
-    await rebuild.close()
-
-
-@pytest.fixture(scope="module")
-async def shared(template: Template, stack: StackFacts, rebuild: Rebuild) -> AsyncIterator[Project]:
-    """A project that attacks only look at."""
-    async with template.clone() as database, Project.open(database, stack, rebuild) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def project(template: Template, stack: StackFacts, rebuild: Rebuild) -> AsyncIterator[Project]:
-    """A project of this attack's own."""
-    async with template.clone() as database, Project.open(database, stack, rebuild) as opened:
-        yield opened
-
-
 @pytest.mark.parametrize("mechanism", GUARDED)
 async def test_a_migration_that_reaches_too_far_is_refused_in_a_sentence_and_not_kept(
     shared: Project, mechanism: str
@@ -188,3 +161,89 @@ def test_the_guard_itself_refuses_what_the_path_refuses_before_it(mechanism: str
     sql, said = GUARDED[mechanism]
     with pytest.raises(ChangeRefused, match=said):
         check_change(sql)
+
+
+# A right that a migration hides → (the migration, the rule that finds it). Refused until somebody acknowledges the rule.
+HIDDEN: dict[str, tuple[str, str]] = {
+    "using (true) among fifty statements": (
+        ";".join(["comment on table public.tasks is 'x'"] * 49) + "; create policy p on public.tasks for update to authenticated using (true)",
+        "policy-always-true",
+    ),
+    "a comparison that always holds": ("create policy p on public.tasks to authenticated using (1 = 1)", "policy-always-true"),
+    "true behind OR": ("create policy p on public.tasks to authenticated using (project_id = 1 or 't'::boolean)", "policy-always-true"),
+    "a policy altered to true": (
+        'alter policy "Members read the tasks of their projects" on public.tasks to anon using (true)', "policy-always-true"),
+    "metadata that people write themselves": (
+        "create policy p on public.tasks for delete to authenticated using (((select auth.jwt()) -> 'user_metadata' ->> 'is_admin') = 'yes')",
+        "policy-trusts-user-metadata",
+    ),
+    "row-level security off": ("alter table public.tasks disable row level security", "row-security-off"),
+    "row-level security not forced": ("alter table public.tasks no force row level security", "row-security-not-forced"),
+    "a new table, which the project's defaults grant to anon": ("create table public.a (id int primary key)", "table-without-row-security"),
+    "a table put in another's place": (
+        "alter table public.invitations rename to old_invitations; create table public.invitations (like public.old_invitations)",
+        "table-without-row-security",
+    ),
+    "a view that reads as its owner": ("create view public.a as select * from public.tasks", "view-reads-as-owner"),
+    "a view that stops asking as its reader": (
+        "create view public.a with (security_invoker) as select * from public.tasks; alter view public.a set (security_invoker = off)",
+        "view-past-row-security",
+    ),
+    "a copy that is no table": ("create materialized view public.a as select * from public.tasks", "view-past-row-security"),
+    "a copy that is a table": ("create table public.a as select * from public.tasks", "table-without-row-security"),
+    "a function that runs as its owner, for anon": (
+        "create function public.a() returns setof public.tasks language sql security definer set search_path = '' as 'select * from public.tasks'",
+        "definer-open-to-anon",
+    ),
+    "a function that becomes one": (
+        "create function public.a() returns int language sql set search_path = '' as 'select 1'; alter function public.a() security definer",
+        "runs-as-owner",
+    ),
+    "a search_path that its caller chooses": (
+        "create function public.a() returns int language sql security definer as 'select 1'; revoke execute on function public.a() from public, anon",
+        "definer-without-search-path",
+    ),
+    "a grant to anon": ("grant insert on public.tasks to anon", "grant-to-anon"),
+    "a grant to anon on a column": ("grant update (title) on public.tasks to anon", "grant-to-anon"),
+    "a grant to anon on everything": ("grant all on all tables in schema public to anon", "grant-to-anon"),
+    "every row changed": ("update public.tasks set title = 'x'", "every-row"),
+    "every row deleted": ("delete from public.comments", "every-row"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("right", HIDDEN)
+async def test_a_right_that_a_migration_hides_is_found_and_stands_in_its_way(shared: Project, right: str) -> None:
+    sql, rule = HIDDEN[right]
+    _, text = await shared.checked(sql, name="hidden")
+    assert "· refused ·" in text, text
+    assert f"ERROR [{rule}]" in text, text
+    assert rule in text.splitlines()[2], text  # named at once, in the second line of the report
+
+
+async def test_an_acknowledged_error_stands_first_in_what_the_approver_reads(project: Project) -> None:
+    reason = "Visitors may read the price list."
+    sql = "grant select on public.projects to anon"
+    change, text = await project.checked(sql, acknowledge={"grant-to-anon": reason})
+    assert "· checked ·" in text
+    _, ask = await project.asked(change)
+    assert ask.shown is not None
+    assert ask.shown.splitlines()[2] == f"ACKNOWLEDGED by the proposer: grant-to-anon: {reason}"
+    assert sql in ask.shown
+
+
+async def test_a_right_without_a_rule_still_shows_in_who_could_read_what(project: Project) -> None:
+    sql = "create policy p on public.tasks for select to anon using (title is not null)"
+    _, text = await project.checked("grant select on public.tasks to anon;" + sql, acknowledge={"grant-to-anon": "Only to see it."})
+    assert "public.tasks · anon may select: nothing → rows where (title IS NOT NULL)" in text
+
+
+async def test_a_table_that_is_open_to_agents_is_said_to_close(project: Project) -> None:
+    await project.database.owner("select pam.open_to_agent('public.tasks')")
+    _, text = await project.checked(
+        'alter policy "Members read the tasks of their projects" on public.tasks using (project_id = 1)'
+    )
+    assert "WARNING [closes-to-agents] public.tasks" in text
+
+
+def test_every_statement_of_an_honest_migration_passes() -> None:
+    assert [statement.tag for statement in check_change(NOTES)] == ["create table", "create index", "alter table", "create policy"]
