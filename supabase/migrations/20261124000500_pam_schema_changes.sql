@@ -326,10 +326,10 @@ begin
 end $$;
 comment on function pam_worker.export_change is 'Write a change as a migration file of the workspace, for a person to push: there is no operator.';
 
-revoke execute on all functions in schema pam, pam_worker, pam_private from public, anon, service_role;
+revoke execute on all functions in schema pam_worker, pam_private from public, anon, service_role;
 revoke all on pam.schema_changes, pam_private.trusted_organizations, pam_private.operator_pulse from public, anon, authenticated, service_role;
 grant select on pam.schema_changes to authenticated;
-revoke execute on function pam.trust_organization_with_schema(uuid), pam.distrust_organization_with_schema(uuid) from authenticated;
+revoke execute on function pam.trust_organization_with_schema(uuid), pam.distrust_organization_with_schema(uuid) from public, anon, authenticated, service_role;
 grant execute on function pam_worker.schema_state(uuid, bigint), pam_worker.propose_change(uuid, bigint, uuid, text, text, jsonb, jsonb),
   pam_worker.read_change(uuid, bigint, uuid), pam_worker.request_check(uuid, bigint, uuid),
   pam_worker.approve_change(uuid, bigint, uuid, uuid, text), pam_worker.export_change(uuid, bigint, uuid, uuid) to pam_worker;

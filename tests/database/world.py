@@ -114,6 +114,10 @@ async def _team(database: Database) -> Team:
         events=[custom()],
         output="all of it",
     )
+    await database.owner("select pam.trust_organization_with_schema(%s)", org)
+    await database.owner("select pam_private.operator_beat()")
+    proposal = {"name": "notes", "sql": "create table public.notes (id int)", "findings": [], "acknowledged": {}}
+    assert "id" in await database.worker("propose_change", **held, call=planned["id"], **proposal)
     await database.worker("preview_message", **held, preview={"text": "hel"})
     leaving = call("api_call", "irreversible", url="https://api.example.com/")
     await database.worker("record_step", **held, step=step(2), calls=[leaving], events=[custom()])
