@@ -1,4 +1,4 @@
-"""Apply a change that a person approved: exactly the approved text, on the schema that it was checked against, or not at all."""
+"""Apply a change that a person approved: the approved text, on the schema it was checked against, or not at all."""
 
 import hashlib
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 from infra.owner import snapshot
 from infra.owner.snapshot import Connection
 from infra.owner.trial import OperatorLimits, StatementFailed, old_relations, run_all, run_one, spoken
-from workers.tools.schema_guard import GuardedStatement, check_change
+from workers.tools.schema_guard import GuardedStatement, as_recorded, check_change
 from workers.tools.schema_names import ChangeRefused
 from workers.tools.sql_functions import pg
 
@@ -41,7 +41,7 @@ class Key:
 
 
 async def apply(change: dict[str, Any], *, dsn: str, limits: OperatorLimits) -> None:
-    """Apply an approved change. Raises NotApplied, and psycopg.Error when the connection is lost: take it up again then."""
+    """Apply an approved change. Raises NotApplied, and psycopg.Error when the connection is lost: take it up again."""
     key = Key(str(change["org_id"]), str(change["id"]))
     connection: Connection = await psycopg.AsyncConnection.connect(
         dsn, autocommit=True, prepare_threshold=None, connect_timeout=10, application_name="pam-operator"
@@ -74,7 +74,7 @@ def _guarded(change: dict[str, Any]) -> Sequence[GuardedStatement]:
 async def _begin(connection: Connection, key: Key) -> tuple[dict[str, Any], Sequence[GuardedStatement]]:
     """Lock the change, look at its approval again, and compare the schema. Raises NotApplied."""
     cursor = await connection.execute("select pam_private.begin_apply(%s, %s)", [key.org_id, key.id])
-    answer = (await cursor.fetchone() or ({},))[0]
+    answer: dict[str, Any] = (await cursor.fetchone() or ({},))[0]
     if "refused" in answer:
         raise NotApplied("failed", f"Nothing was changed. {answer['refused']['message']}")
     now = await snapshot.take(connection)
@@ -83,12 +83,10 @@ async def _begin(connection: Connection, key: Key) -> tuple[dict[str, Any], Sequ
     return answer, _guarded(answer)
 
 
-async def _end(
-    connection: Connection, key: Key, change: dict[str, Any], statements: Sequence[GuardedStatement]
-) -> None:
+async def _end(connection: Connection, key: Key, change: dict[str, Any]) -> None:
     await connection.execute(
         "select pam_private.end_apply(%s, %s, %s, %s)",
-        [key.org_id, key.id, [s.sql for s in statements], Jsonb(change["report"])],
+        [key.org_id, key.id, as_recorded(change["sql"]), Jsonb(change["report"])],
     )
 
 
@@ -97,11 +95,11 @@ async def _apply_together(connection: Connection, key: Key, limits: OperatorLimi
     old = await old_relations(connection, await snapshot.own_schemas(connection))
     ran = await run_all(connection, statements, limits, old=old)
     change["report"]["applied"] = [one.as_json() for one in ran]
-    await _end(connection, key, change, statements)
+    await _end(connection, key, change)
 
 
 async def _apply_singly(connection: Connection, key: Key, limits: OperatorLimits) -> None:
-    """What cannot run in a transaction: each by itself; the history follows when all are done, and a failed index goes."""
+    """What cannot run in a transaction, each by itself; the history follows at the end, and a failed index goes."""
     async with connection.transaction():
         change, statements = await _begin(connection, key)
     await connection.execute("select set_config('search_path', 'public, extensions', false)")
@@ -121,7 +119,7 @@ async def _apply_singly(connection: Connection, key: Key, limits: OperatorLimits
         cursor = await connection.execute("select pam_private.begin_apply(%s, %s)", [key.org_id, key.id])
         if "refused" in (await cursor.fetchone() or ({},))[0]:
             log.error("the approval went while single statements ran", change=key.id)
-        await _end(connection, key, change, statements)
+        await _end(connection, key, change)
 
 
 def _index_name(statement: GuardedStatement) -> str | None:

@@ -1,4 +1,4 @@
-"""What a change makes of a schema: things that come, go and change, and who could read and write what before and after."""
+"""What a change makes of a schema: what comes, goes and changes, and who could read and write what before and after."""
 
 from dataclasses import dataclass
 from pathlib import Path

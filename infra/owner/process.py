@@ -76,7 +76,7 @@ class Operator:
             raise error
 
     async def _beside(self, connection: Connection, until: asyncio.Event, change: dict[str, Any]) -> None:
-        """Do one change, beating all the while. Told to stop, break it off: its transaction goes with its connection."""
+        """Do one change, beating all the while. Told to stop, break it off: its transaction goes with it."""
         task = asyncio.create_task(self.do(connection, change))
         stop = asyncio.create_task(until.wait())
         try:

@@ -1,4 +1,4 @@
-"""A rebuild of the target's schema, without a row of its data, on a throw-away server: changes are tried there first."""
+"""A rebuild of the target's schema, without a row of it, on a throw-away server: changes are tried there first."""
 
 import asyncio
 import os
@@ -79,7 +79,7 @@ class Rebuild:
             )
         return self._server
 
-    async def _admin(self, server: Postgres, statement: sql.Composable | str, *, database: str = "postgres") -> None:
+    async def _admin(self, server: Postgres, statement: sql.Composed | str, *, database: str = "postgres") -> None:
         async with await psycopg.AsyncConnection.connect(server.dsn(database=database), autocommit=True) as connection:
             await connection.execute(statement.encode() if isinstance(statement, str) else statement)
 
@@ -161,7 +161,8 @@ async def _read_foundation(connection: Connection) -> tuple[list[str], list[str]
         )
         statements += [f"set check_function_bodies = off; {row[0]}" for row in await told.fetchall()]
     columns = await connection.execute(
-        "select string_agg(quote_ident(a.attname) || ' ' || format_type(a.atttypid, a.atttypmod), ', ' order by a.attnum)"
+        "select string_agg(quote_ident(a.attname) || ' ' || format_type(a.atttypid, a.atttypmod), ', '"
+        " order by a.attnum)"
         " from pg_catalog.pg_attribute a where a.attrelid = to_regclass('auth.users') and a.attnum > 0"
         " and not a.attisdropped and a.atttypid < 16384"
     )

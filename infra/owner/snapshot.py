@@ -44,7 +44,7 @@ async def take(connection: Connection) -> Snapshot:
         cursor = await connection.execute(
             "select array(select n.oid from pg_catalog.pg_namespace n where n.nspname = any(%s))", [list(schemas)]
         )
-        own = (await cursor.fetchone() or ([],))[0]
+        own: list[int] = (await cursor.fetchone() or ([],))[0]
         rows = await (await connection.execute(_ITEMS, {"own": own})).fetchall()
         await connection.execute("select set_config('search_path', %s, true)", [path])
     return Snapshot({(str(kind), str(name)): str(text or "") for kind, name, text in rows}, schemas)

@@ -1,4 +1,4 @@
-"""Run a change's statements one by one and look at what they do: in a transaction that its caller rolls back or commits."""
+"""Run a change's statements one by one and look at what they do; the caller rolls back or commits."""
 
 import time
 from collections.abc import Sequence
@@ -65,7 +65,8 @@ select g.tgname::text, g.tgrelid::regclass::text from touched t join pg_catalog.
  where not g.tgisinternal and g.tgenabled <> 'D' and l.lanname not in ('c', 'internal') limit 1
 """
 _LOCKS = """
-select c.oid::regclass::text || ': ' || l.mode from pg_catalog.pg_locks l join pg_catalog.pg_class c on c.oid = l.relation
+select c.oid::regclass::text || ': ' || l.mode
+  from pg_catalog.pg_locks l join pg_catalog.pg_class c on c.oid = l.relation
  where l.pid = pg_catalog.pg_backend_pid() and l.granted and l.mode <> 'AccessShareLock' and c.oid = any(%s) order by 1
 """
 
@@ -148,7 +149,7 @@ def spoken(error: psycopg.Error, limits: OperatorLimits) -> str:
     state, diag = error.sqlstate or "", error.diag
     match state:
         case "55P03":
-            return f"somebody else holds a lock on what it needs, for longer than {limits.lock_seconds:g} s: try again later."
+            return f"somebody else holds a lock on what it needs for over {limits.lock_seconds:g} s: try again later."
         case "57014":
             return f"it ran longer than {limits.statement_seconds:g} s and was stopped: do it in parts."
         case "40P01":

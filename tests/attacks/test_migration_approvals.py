@@ -197,7 +197,9 @@ async def test_an_organisation_that_is_not_trusted_sees_and_does_nothing(project
     ):
         carried = await other.carry_out_all(await other.planned("supabase_migrate", arguments))
         assert "not trusted" in (carried.ended[0].result or ""), arguments
-    rows = await project.database.admin("select 1 from pam.audit where org_id = %s and action = 'schema.propose' and not is_allowed", other.org_id)
+    rows = await project.database.admin(
+        "select 1 from pam.audit where org_id = %s and action = 'schema.propose' and not is_allowed", other.org_id
+    )
     assert len(rows) == 1
 
 
@@ -275,7 +277,9 @@ async def test_two_operators_and_two_changes_at_once_apply_each_once(project: Pr
     first, _ = await project.checked(COLUMN)
     second, _ = await project.checked("alter table public.tasks add column mood text")
     other = Project(project.database, await project.bench.beside())
-    calls = [(p, await p.bench.decided(*await p.asked(c), verdict="approve")) for p, c in ((project, first), (other, second))]
+    calls = [
+        (p, await p.bench.decided(*await p.asked(c), verdict="approve")) for p, c in ((project, first), (other, second))
+    ]
     until = asyncio.Event()
     rival = asyncio.create_task(project.operator_beside(until))
     done = await asyncio.gather(*(p.bench.carry_out(call) for p, call in calls))

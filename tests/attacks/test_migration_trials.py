@@ -6,7 +6,7 @@ Each test is one mechanism, and says what stopped it.
 # ruff: noqa: F401, F811 - pytest finds the imported fixtures by their names in this module
 
 import asyncio
-from contextlib import asynccontextmanager
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
@@ -26,7 +26,7 @@ UNIQUE = "create unique index one_title on public.tasks (title)"
 SECRET = "the secret of another tenant"
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def locked(database: Database, statement: str) -> AsyncIterator[None]:
     """Another session that holds what this statement takes."""
     async with await psycopg.AsyncConnection.connect(database.owner_dsn) as connection:
@@ -42,7 +42,9 @@ async def digest(database: Database) -> str:
 
 async def secret(database: Database) -> None:
     """A row that the asker may not see."""
-    await database.owner("insert into public.tasks (project_id, title) select id, %s from public.projects limit 1", SECRET)
+    await database.owner(
+        "insert into public.tasks (project_id, title) select id, %s from public.projects limit 1", SECRET
+    )
     await database.owner("update public.projects set client = %s where id = 1", SECRET)
 
 
@@ -60,15 +62,21 @@ READING_ROWS = {
 
 
 @pytest.mark.parametrize("mechanism", READING_ROWS)
-async def test_rows_that_the_asker_may_not_see_do_not_tell_themselves_by_a_dry_run(shared: Project, mechanism: str) -> None:
+async def test_rows_that_the_asker_may_not_see_do_not_tell_themselves_by_a_dry_run(
+    shared: Project, mechanism: str
+) -> None:
     """For a developer nothing that depends on rows is tried on the target; for an admin no error quotes a row."""
     await secret(shared.database)
     developer = await shared.as_member("developer")
-    _, text = await developer.checked(READING_ROWS[mechanism], name="reading", acknowledge={"table-without-row-security": "Only tried here."})
+    _, text = await developer.checked(
+        READING_ROWS[mechanism], name="reading", acknowledge={"table-without-row-security": "Only tried here."}
+    )
     assert "depends on rows that the person who asked may not see" in text, text
     assert "broke" not in text, text
     _, text = await shared.checked(READING_ROWS[mechanism], name="reading")
-    assert SECRET not in text.partition("\n")[2].replace(READING_ROWS[mechanism], "").replace(f"= '{SECRET}'", "").replace(f"<> '{SECRET}'", "")
+    assert SECRET not in text.partition("\n")[2].replace(READING_ROWS[mechanism], "").replace(
+        f"= '{SECRET}'", ""
+    ).replace(f"<> '{SECRET}'", "")
 
 
 async def test_what_needs_no_row_is_tried_on_the_target_for_a_developer_too(project: Project) -> None:
@@ -83,11 +91,15 @@ async def test_a_check_leaves_nothing_behind(project: Project) -> None:
     before = await digest(project.database)
     count = await project.database.admin("select count(*) as n from public.tasks")
     await project.checked(NOTES)
-    await project.checked("update public.tasks set title = title || '!' where id < 100; alter table public.tasks add column x int")
+    await project.checked(
+        "update public.tasks set title = title || '!' where id < 100; alter table public.tasks add column x int"
+    )
     assert await digest(project.database) == before
     assert await project.database.admin("select count(*) as n from public.tasks") == count
     assert await project.database.admin("select 1 from public.tasks where title like '%%!'") == []
-    held = await project.database.admin("select 1 from pg_locks l join pg_class c on c.oid = l.relation where c.relname = 'tasks' and l.mode = 'AccessExclusiveLock'")
+    held = await project.database.admin(
+        "select 1 from pg_locks l join pg_class c on c.oid = l.relation where c.relname = 'tasks' and l.mode = 'AccessExclusiveLock'"
+    )
     assert held == []
 
 
@@ -119,7 +131,8 @@ async def test_a_statement_that_never_ends_is_stopped(project: Project) -> None:
     await project.stop_operator()
     async with operating(project.database, None, limits=OperatorLimits(statement_seconds=0.2)):
         _, text = await project.checked(
-            "create table public.a as select count(*) from public.tasks a, public.tasks b, public.tasks c", acknowledge={}
+            "create table public.a as select count(*) from public.tasks a, public.tasks b, public.tasks c",
+            acknowledge={},
         )
     assert "was stopped" in text
 
@@ -145,12 +158,17 @@ async def test_somebody_elses_lock_ends_an_application_cleanly_and_it_may_be_tri
 
 async def test_what_fails_on_new_rows_is_undone_whole_and_told_without_them(project: Project) -> None:
     """The second statement passed the dry run; meanwhile rows came that break it. The first is undone with it."""
-    await project.database.owner("delete from public.invoices; create table public.codes (code text); alter table public.codes enable row level security")
+    await project.database.owner(
+        "delete from public.invoices; create table public.codes (code text); alter table public.codes enable row level security"
+    )
     change, _ = await project.checked(COLUMN + "; alter table public.codes add constraint one_code unique (code)")
     await project.database.owner("insert into public.codes values (%s), (%s)", SECRET, SECRET)
     before = await digest(project.database)
     status, text = await project.bench.agreed("supabase_migrate", action="apply", change=change)
-    assert (status, "Nothing was changed. Statement 2: existing rows are not unique by one_code" in text) == ("failed", True)
+    assert (status, "Nothing was changed. Statement 2: existing rows are not unique by one_code" in text) == (
+        "failed",
+        True,
+    )
     assert SECRET not in text
     assert await digest(project.database) == before
     row = await project.row(change)
@@ -161,12 +179,17 @@ async def test_the_operator_does_not_take_the_workers_word_for_the_guard(project
     """A worker that was taken over keeps a text that its guard would refuse: the operator's own guard refuses it."""
     bench = project.bench
     call = await bench.planned("supabase_migrate", {"action": "propose", "name": "evil", "sql": "x"})
-    for sql in ("do $$ begin perform pg_sleep(1); end $$", "create table public.a (id int); commit; create table public.b (id int)"):
+    for sql in (
+        "do $$ begin perform pg_sleep(1); end $$",
+        "create table public.a (id int); commit; create table public.b (id int)",
+    ):
         change = await schema_changes.propose(bench.hold, call.id, name="evil", sql=sql, findings=[], acknowledged={})
         _, text = await bench.use("supabase_migrate", action="check", change=str(change.id))
         assert "· refused ·" in text
         call = await bench.planned("supabase_migrate", {"action": "propose", "name": "evil", "sql": "y"})
-    assert await project.database.admin("select to_regclass('public.a') as a, to_regclass('public.b') as b") == [{"a": None, "b": None}]
+    assert await project.database.admin("select to_regclass('public.a') as a, to_regclass('public.b') as b") == [
+        {"a": None, "b": None}
+    ]
 
 
 async def test_a_second_statement_behind_a_semicolon_does_not_run_whatever_the_guard_said(project: Project) -> None:
@@ -178,10 +201,13 @@ async def test_a_second_statement_behind_a_semicolon_does_not_run_whatever_the_g
             await run_one(connection, "select 1; commit; create table public.a (id int)")
 
 
-async def test_an_operator_killed_in_the_middle_leaves_nothing_and_the_next_one_applies_it_once(project: Project) -> None:
+async def test_an_operator_killed_in_the_middle_leaves_nothing_and_the_next_one_applies_it_once(
+    project: Project,
+) -> None:
     """Told to stop while it waits for a lock in mid-transaction: rolled back; the approval still holds for the next."""
     await project.stop_operator()
-    with pytest.raises(psycopg.OperationalError):  # its process would begin again
+    change, apply = "", None
+    with contextlib.suppress(psycopg.OperationalError):  # its process would begin again
         async with operating(project.database, None, limits=OperatorLimits(lock_seconds=30)):
             change, _ = await project.checked(COLUMN + "; comment on table public.invoices is 'x'")
             decided = await project.bench.decided(*await project.asked(change), verdict="approve")
@@ -191,6 +217,7 @@ async def test_an_operator_killed_in_the_middle_leaves_nothing_and_the_next_one_
                     while not await project.database.admin("select 1 from pg_locks where not granted"):
                         await asyncio.sleep(0.02)
                 await stop_all_operators(project.database)
+    assert apply is not None
     assert await project.history() == []
     assert (await project.row(change))["status"] == "applying"
     async with operating(project.database, None):
@@ -221,6 +248,8 @@ async def test_a_concurrent_index_that_fails_is_dropped_again_and_not_recorded(p
 
 async def test_a_change_with_an_operator_but_no_check_is_not_put_to_a_person(project: Project) -> None:
     change = await project.proposed(COLUMN)
-    carried = await project.bench.carry_out_all(await project.bench.planned("supabase_migrate", {"action": "apply", "change": change}))
+    carried = await project.bench.carry_out_all(
+        await project.bench.planned("supabase_migrate", {"action": "apply", "change": change})
+    )
     assert carried.asks == []
     assert "only a checked one is applied" in (carried.ended[0].result or "")

@@ -153,7 +153,9 @@ async def test_a_migration_that_reaches_too_far_is_refused_in_a_sentence_and_not
     assert len(text) < 1500
     assert "\n" not in text
     assert re.search(said, text), text
-    assert (await shared.database.admin("select count(*) as n from pam.schema_changes where name = 'attack'"))[0]["n"] == 0
+    assert (await shared.database.admin("select count(*) as n from pam.schema_changes where name = 'attack'"))[0][
+        "n"
+    ] == 0
 
 
 @pytest.mark.parametrize("mechanism", ["NUL", "lone surrogate"])
@@ -233,7 +235,9 @@ async def test_an_acknowledged_error_stands_first_in_what_the_approver_reads(pro
 
 async def test_a_right_without_a_rule_still_shows_in_who_could_read_what(project: Project) -> None:
     sql = "create policy p on public.tasks for select to anon using (title is not null)"
-    _, text = await project.checked("grant select on public.tasks to anon;" + sql, acknowledge={"grant-to-anon": "Only to see it."})
+    _, text = await project.checked(
+        "grant select on public.tasks to anon;" + sql, acknowledge={"grant-to-anon": "Only to see it."}
+    )
     assert "public.tasks · anon may select: nothing → rows where (title IS NOT NULL)" in text
 
 
@@ -246,4 +250,9 @@ async def test_a_table_that_is_open_to_agents_is_said_to_close(project: Project)
 
 
 def test_every_statement_of_an_honest_migration_passes() -> None:
-    assert [statement.tag for statement in check_change(NOTES)] == ["create table", "create index", "alter table", "create policy"]
+    assert [statement.tag for statement in check_change(NOTES)] == [
+        "create table",
+        "create index",
+        "alter table",
+        "create policy",
+    ]

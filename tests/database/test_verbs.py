@@ -10,10 +10,9 @@ import pytest
 
 from tests.database.test_doors import asked
 from tests.database.test_organizations import audit, code
-from tests.database.world import BROKEN, FINISHED, become, call, custom, refused_state, step
+from tests.database.world import BROKEN, FINISHED, become, call, custom, refused_state, schema_verbs, step
 from tests.support.database import Database
 from workers.kernel.ledger.runs import RunStatus
-from workers.kernel.ledger.schema_changes import ChangeStatus
 from workers.kernel.ledger.tool_calls import CallEffect, CallStatus
 
 OLD, REVOKED = "PM002", "PM003"
@@ -32,12 +31,7 @@ def verbs(database: Database, run: UUID, fence: int, planned: UUID) -> dict[str,
         "find_write": {"call": uuid4()},
         "describe_tables": {},
         "find_row_functions": {"names": ("f",)},
-        "schema_state": {},
-        "propose_change": {"call": uuid4(), "name": "a", "sql": "x", "findings": [], "acknowledged": {}},
-        "read_change": {"change": uuid4()},
-        "request_check": {"change": uuid4()},
-        "approve_change": {"call": uuid4(), "change": uuid4(), "sql_sha256": "x"},
-        "export_change": {"call": uuid4(), "change": uuid4()},
+        **schema_verbs(),
         "record_step": {"step": step(2), "calls": [], "events": []},
         "begin_call": {"id": planned},
         "interrupt_run": {"asks": [{"id": str(planned)}], "events": []},
@@ -386,13 +380,7 @@ async def test_a_call_writes_a_file_once_however_often_it_is_repeated(database: 
 
 
 @pytest.mark.parametrize(
-    ("sql_type", "enum"),
-    [
-        ("run_status", RunStatus),
-        ("call_status", CallStatus),
-        ("call_effect", CallEffect),
-        ("change_status", ChangeStatus),
-    ],
+    ("sql_type", "enum"), [("run_status", RunStatus), ("call_status", CallStatus), ("call_effect", CallEffect)]
 )
 async def test_the_database_and_python_know_the_same_words(world: Any, sql_type: str, enum: Any) -> None:
     rows = await world.database.admin(f"select unnest(enum_range(null::pam.{sql_type}))::text as word")

@@ -116,7 +116,9 @@ def _check_name(token: _Token, *, is_after_dot: bool) -> None:
     if is_after_dot:
         check_after_a_dot([token.word])
     elif token.word.lower().startswith("pg_"):
-        raise ChangeRefused(f"{short(token.word)} looks like a system catalogue: a function of an agent leaves it alone.")
+        raise ChangeRefused(
+            f"{short(token.word)} looks like a system catalogue: a function of an agent leaves it alone."
+        )
 
 
 def _is_after_dot(tokens: Sequence[_Token], place: int) -> bool:

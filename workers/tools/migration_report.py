@@ -1,4 +1,4 @@
-"""What people and models read of a schema change: findings, who could read what before and after, the diff, locks, time."""
+"""What people and models read of a schema change: findings, who could read what, the diff, locks, time."""
 
 from collections.abc import Iterator
 from typing import Any

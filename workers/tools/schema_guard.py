@@ -7,10 +7,11 @@ statement at a time over the extended protocol, with `search_path = public, exte
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
-from workers.tools import schema_statements
+from workers.tools import schema_reach, schema_statements
 from workers.tools.schema_names import ChangeRefused, short
 from workers.tools.schema_statements import Judged
 from workers.tools.sql_functions import Node, pg, postgast, words
@@ -62,16 +63,34 @@ def check_change(sql: str) -> tuple[GuardedStatement, ...]:
         raise ChangeRefused(
             f"A migration may have {MAX_STATEMENTS} statements, this one has {len(tree.stmts)}: split it."
         )
-    raw = sql.encode()
-    found = []
-    for number, stmt in enumerate(tree.stmts, start=1):
-        text = raw[stmt.stmt_location : stmt.stmt_location + stmt.stmt_len if stmt.stmt_len else None].decode().strip()
-        found.append(_judged(number, text, postgast.unwrap_node(stmt.stmt)))
+    pieces = _pieces(sql, tree.stmts)[: len(tree.stmts)]
+    found = [_judged(number, piece) for number, piece in enumerate(pieces, start=1)]
     _check_together(found)
     return tuple(found)
 
 
-def _judged(number: int, text: str, node: Node) -> GuardedStatement:
+def as_recorded(sql: str) -> list[str]:
+    """The pieces of a text that was checked, as the Supabase CLI records them: comments and all, without semicolons."""
+    return _pieces(sql, postgast.parse(sql).stmts)
+
+
+def _pieces(sql: str, statements: Sequence[Node]) -> list[str]:
+    """Each statement with what stands before it, and what stands behind the last, if anything does."""
+    raw, begins, pieces = sql.encode(), 0, []
+    for statement in statements:
+        ends = statement.stmt_location + statement.stmt_len if statement.stmt_len else len(raw)
+        pieces.append(raw[begins:ends].decode().strip())
+        begins = ends + 1
+    rest = raw[begins:].decode().strip()
+    return [*pieces, rest] if rest.strip("; \n\t\r") else pieces
+
+
+def _judged(number: int, text: str) -> GuardedStatement:
+    """Judge the very text that will run, whatever the whole was cut into."""
+    statements = postgast.parse(text).stmts
+    if len(statements) != 1:
+        raise ChangeRefused(f"Statement {number} cannot be told from its neighbours: write one statement a line.")
+    node = postgast.unwrap_node(statements[0].stmt)
     try:
         judged: Judged = schema_statements.judge(node)
     except ChangeRefused as refusal:
@@ -81,14 +100,8 @@ def _judged(number: int, text: str, node: Node) -> GuardedStatement:
     except _DecodeError as error:
         raise ChangeRefused(f"Statement {number}: the function's body is nested too deeply: split it.") from error
     return GuardedStatement(
-        _bare(text), judged.tag, node, judged.reads_rows, judged.is_single, tuple(schema_statements.written(node))
+        text, judged.tag, node, judged.reads_rows, judged.is_single, tuple(schema_reach.written(node))
     )
-
-
-def _bare(text: str) -> str:
-    """The statement from its first token on: the comments before it belong to nobody."""
-    tokens = [t for t in postgast.scan(text).tokens if pg.Token.Name(t.token) not in ("SQL_COMMENT", "C_COMMENT")]
-    return text.encode()[tokens[0].start : tokens[-1].end].decode() if tokens else text
 
 
 def _check_together(found: list[GuardedStatement]) -> None:
@@ -96,22 +109,22 @@ def _check_together(found: list[GuardedStatement]) -> None:
     singles = [s for s in found if s.is_single]
     if singles and len(singles) != len(found):
         raise ChangeRefused(
-            "CONCURRENTLY cannot run in a transaction: put it into a migration of its own, so that the rest stays atomic."
+            "CONCURRENTLY cannot run in a transaction: put it into a migration of its own, the rest stays atomic."
         )
     if any(isinstance(s.node, pg.CreateFunctionStmt | pg.CreateTrigStmt | pg.AlterFunctionStmt) for s in found):
-        fresh = schema_statements.tables_made(s.node for s in found)
+        fresh = schema_reach.tables_made(s.node for s in found)
         for number, statement in enumerate(found, start=1):
-            if statement.writes or (statement.reads_rows and schema_statements.table_of(statement.node) not in fresh):
+            if statement.writes or (statement.reads_rows and schema_reach.table_of(statement.node) not in fresh):
                 raise ChangeRefused(
-                    f"Statement {number} touches rows, and the migration also defines functions or triggers, which the rows "
-                    "could set off while it is tried: put the two into migrations of their own."
+                    f"Statement {number} touches rows, and the migration also defines functions or triggers, which "
+                    "the rows could set off while it is tried: put the two into migrations of their own."
                 )
 
 
 def reads_old_rows(statements: tuple[GuardedStatement, ...]) -> bool:
     """Whether an answer of the database to this change depends on rows that were there before it."""
-    fresh = schema_statements.tables_made(s.node for s in statements)
-    return any(s.writes or (s.reads_rows and schema_statements.table_of(s.node) not in fresh) for s in statements)
+    fresh = schema_reach.tables_made(s.node for s in statements)
+    return any(s.writes or (s.reads_rows and schema_reach.table_of(s.node) not in fresh) for s in statements)
 
 
 def _readable(sql: str) -> None:

@@ -20,7 +20,7 @@ _SAID_ELSEWHERE = ("require-lock-timeout", "require-statement-timeout", "prefer-
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to mend or to know. An error keeps a change from being applied unless it is acknowledged by its rule."""
+    """One thing to mend or to know. An error keeps a change from being applied unless its rule is acknowledged."""
 
     rule: str
     severity: str
@@ -89,7 +89,7 @@ def _is_true(expression: Node) -> bool:
             return bool(thing.boolval.boolval) or thing.sval.sval in ("t", "true", "on", "yes", "y", "1")
         case pg.BoolExpr():
             parts = [_is_true(part) for part in thing.args]
-            return {pg.OR_EXPR: any, pg.AND_EXPR: all}.get(thing.boolop, lambda _: False)(parts)
+            return any(parts) if thing.boolop == pg.OR_EXPR else thing.boolop == pg.AND_EXPR and all(parts)
         case pg.A_Expr():
             left, right = postgast.unwrap_node(thing.lexpr), postgast.unwrap_node(thing.rexpr)
             # 1 = 1, and every other comparison of two constants: nobody writes one for its value.

@@ -187,7 +187,7 @@ def check_after_a_dot(names: list[str]) -> None:
 
 
 def check_roles(specs: Iterable[Node], *, may_be_public: bool) -> None:
-    """Let anon, authenticated and service_role pass, and everybody (public) where that takes away. Raises ChangeRefused."""
+    """Let anon, authenticated and service_role pass, and public where that takes away. Raises ChangeRefused."""
     for spec in specs:
         role = postgast.unwrap_node(spec)
         if role.roletype == pg.ROLESPEC_PUBLIC:

@@ -1,6 +1,6 @@
 """The closed list of statements that a migration of an agent may hold, and what each may say."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from workers.tools.function_body import check_body, check_query
@@ -76,11 +76,12 @@ def _named(kind: str, node: Node) -> None:
             own_schema(thing.sval)
         case pg.List():
             if kind == "DOMCONSTRAINT":
-                return _named("DOMAIN", thing.items[0])
-            parts = strings(thing.items)
-            if kind == "POLICY":
-                check_policy_name(parts[-1])
-            own_name(parts[:-1] if kind in _OF_A_TABLE else parts, kind.lower())
+                _named("DOMAIN", thing.items[0])
+            else:
+                parts = strings(thing.items)
+                if kind == "POLICY":
+                    check_policy_name(parts[-1])
+                own_name(parts[:-1] if kind in _OF_A_TABLE else parts, kind.lower())
         case _:
             raise ChangeRefused("The object is named in a way that is not known here: write schema.name.")
 
@@ -290,7 +291,8 @@ def _view(node: Node) -> Judged:
 def _extension(node: Node) -> Judged:
     if node.extname not in EXTENSIONS:
         raise ChangeRefused(
-            f"The extension {short(node.extname)} is not on the list ({', '.join(sorted(EXTENSIONS))}): a person installs it."
+            f"The extension {short(node.extname)} is not on the list "
+            f"({', '.join(sorted(EXTENSIONS))}): a person installs it."
         )
     options = {item.def_elem.defname: item.def_elem.arg.string.sval for item in node.options}
     if options != {"schema": "extensions"}:
@@ -343,39 +345,6 @@ def _rows(node: Node) -> Judged:
     own_table(node.relation)
     check_expressions(node, is_executed=True)
     return Judged(type(node).__name__.removesuffix("Stmt").lower(), reads_rows=True)
-
-
-def written(node: Node) -> Iterator[tuple[str, str]]:
-    """The tables whose rows a statement changes, also inside WITH."""
-    if isinstance(node, pg.CreateFunctionStmt):
-        return
-    if isinstance(node, pg.InsertStmt | pg.UpdateStmt | pg.DeleteStmt):
-        yield own_table(node.relation)
-    for child in children(node):
-        yield from written(child)
-
-
-def table_of(node: Node) -> tuple[str, str] | None:
-    """The one table that a statement is about."""
-    return own_table(node.relation) if isinstance(node, pg.IndexStmt | pg.AlterTableStmt | pg.CreateStmt) else None
-
-
-def tables_made(nodes: Iterable[Node]) -> frozenset[tuple[str, str]]:
-    """Tables that a migration makes itself, so that they hold no rows; none where a name may come to mean another."""
-    made = set()
-    for node in nodes:
-        match node:
-            case pg.RenameStmt() | pg.AlterObjectSchemaStmt() | pg.DropStmt():
-                return frozenset()
-            case pg.CreateStmt() if node.HasField("partbound") or node.inh_relations:
-                return frozenset()
-            case pg.AlterTableStmt() if any(
-                c.alter_table_cmd.subtype in (pg.AT_AttachPartition, pg.AT_AddInherit) for c in node.cmds
-            ):
-                return frozenset()
-            case pg.CreateStmt() if not node.if_not_exists:
-                made.add(own_table(node.relation))
-    return frozenset(made)
 
 
 _RULES: dict[str, Callable[[Node], Judged]] = {

@@ -6,10 +6,11 @@ from workers.tools.schema_names import ChangeRefused, check_expressions, own_tab
 from workers.tools.sql_functions import Node, pg, postgast, words
 
 _CHANGES = words(
-    """AddColumn ColumnDefault DropNotNull SetNotNull SetExpression DropExpression SetStatistics SetStorage SetCompression
-    DropColumn AddConstraint AlterConstraint ValidateConstraint AddIndexConstraint DropConstraint AlterColumnType
-    SetRelOptions ResetRelOptions ReplicaIdentity EnableTrig EnableRowSecurity DisableRowSecurity ForceRowSecurity
-    NoForceRowSecurity AttachPartition DetachPartition AddIdentity SetIdentity DropIdentity"""
+    """AddColumn ColumnDefault DropNotNull SetNotNull SetExpression DropExpression SetStatistics SetStorage
+    SetCompression DropColumn AddConstraint AlterConstraint ValidateConstraint AddIndexConstraint
+    DropConstraint AlterColumnType SetRelOptions ResetRelOptions ReplicaIdentity EnableTrig EnableRowSecurity
+    DisableRowSecurity ForceRowSecurity NoForceRowSecurity AttachPartition DetachPartition AddIdentity
+    SetIdentity DropIdentity"""
 )
 _READING = words("SetNotNull SetExpression ValidateConstraint AddIndexConstraint AlterColumnType AttachPartition")
 _OPTIONS = words(
@@ -53,7 +54,7 @@ def check_alter_table(statement: Node) -> None:
             check_expressions(body, is_executed=True)
 
 
-def _body(change: Node) -> Node | None:
+def _body(change: Node) -> Node:
     return postgast.unwrap_node(getattr(change, "def")) if change.HasField("def") else None
 
 

@@ -72,7 +72,8 @@ async def run(args: Args, context: ToolContext) -> ToolResult:
 
 
 async def _propose(args: Args, context: ToolContext) -> ToolResult:
-    assert args.name is not None and args.sql is not None
+    assert args.name is not None
+    assert args.sql is not None
     try:
         statements = await asyncio.to_thread(check_change, args.sql)
     except ChangeRefused as refusal:
@@ -206,15 +207,18 @@ def _standing(change: SchemaChange, known: set[str]) -> str:
 
 TOOL = Tool(
     name="supabase_migrate",
-    description="Change the project's database schema (tables, columns, indexes, policies, functions, grants), which no "
-    "other tool can. Work in this order: status (what is applied, what is proposed, drift); propose {name, sql} (linted "
-    "at once; answers a change id); check {change} (tried by the operator and rolled back: errors, schema diff, who could "
-    "read what before and after, locks, time); apply {change} (a person approves, then it is applied atomically and "
-    "recorded like `supabase db push`; where no operator runs the migration file is exported to the workspace instead). "
-    "Forward only: to undo, propose the opposite. Name schemas (public.tasks), enable row-level security on every new "
-    "table, write policies to authenticated with (select auth.uid()). Not possible: DO blocks, dynamic SQL, roles, "
-    "settings, CASCADE, anything in auth, storage, pam or other schemas of the platform. CONCURRENTLY needs a migration "
-    "of its own, and so do changes of rows beside new functions. Not for reading data: use database_query.",
+    description=(
+        "Change the project's database schema (tables, columns, indexes, policies, functions, grants), which no "
+        "other tool can. Work in this order: status (what is applied, what is proposed, drift); propose {name, "
+        "sql} (linted at once; answers a change id); check {change} (tried by the operator and rolled back: "
+        "errors, schema diff, who could read what before and after, locks, time); apply {change} (a person "
+        "approves, then it is applied atomically and recorded like `supabase db push`; where no operator runs the "
+        "migration file is exported to the workspace instead). Forward only: to undo, propose the opposite. Name "
+        "schemas (public.tasks), enable row-level security on every new table, write policies to authenticated "
+        "with (select auth.uid()). Not possible: DO blocks, dynamic SQL, roles, settings, CASCADE, anything in "
+        "auth, storage, pam or other schemas of the platform. CONCURRENTLY needs a migration of its own, and so "
+        "do changes of rows beside new functions. Not for reading data: use database_query."
+    ),
     arguments=Args,
     run=run,
     effect=CallEffect.IRREVERSIBLE,

@@ -95,12 +95,12 @@ async def request_check(hold: Hold, change: UUID) -> SchemaChange:
 
 
 async def approve(hold: Hold, call_id: UUID, change: UUID, *, sql_sha256: str) -> SchemaChange:
-    """Hand an approved change to the operator, once a call. Raises Refused(not_agreed | conflict | not_found | forbidden)."""
+    """Hand an approved change to the operator, once a call. Raises Refused(not_agreed | conflict | not_found)."""
     return SchemaChange.model_validate(
         await hold.call("approve_change", call=call_id, change=change, sql_sha256=sql_sha256)
     )
 
 
 async def export(hold: Hold, call_id: UUID, change: UUID) -> SchemaChange:
-    """Write a change into the workspace as a migration file. Raises Refused(conflict | not_found | forbidden | limit)."""
+    """Write a change into the workspace as a migration file. Raises Refused(conflict | not_found | limit)."""
     return SchemaChange.model_validate(await hold.call("export_change", call=call_id, change=change))
