@@ -16,7 +16,9 @@ _FUNCTIONS = (
     ("pam_private.agreement_fault", "trust", "if not pam_private.may_change_schema(change.org_id) then", _NEVER, _APPROVALS),
     (
         "pam_private.agreement_fault", "an approval",
-        "if not found or asked.status::text <> 'approved' or asked.tool <> 'supabase_migrate' then", _NEVER, _APPROVALS,
+        "asked.status::text <> 'approved' or ",
+        "",
+        _APPROVALS,
     ),
     ("pam_private.agreement_fault", "what was seen", "if not asked.facts @> ", "if false and not asked.facts @> ", _APPROVALS),
     (

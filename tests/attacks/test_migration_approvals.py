@@ -48,6 +48,28 @@ async def test_a_worker_alone_cannot_approve(project: Project) -> None:
     assert (await untouched(project, change))["status"] == "checked"
 
 
+async def test_a_no_is_not_a_yes(project: Project) -> None:
+    """An admin declined this very call: the verb wants an approval, not a decision."""
+    change, _ = await project.checked(COLUMN)
+    call, ask = await project.asked(change)
+    await project.bench.decided(call, ask, verdict="reject")
+    assert (await approve(project, change, call.id))["refused"]["code"] == "not_agreed"
+    assert (await untouched(project, change))["status"] == "checked"
+
+
+async def test_a_yes_to_an_export_is_no_yes_to_applying(project: Project) -> None:
+    """Approved while no operator was there, as a file that nobody tried; then an operator comes."""
+    await project.stop_operator()
+    await project.database.admin("update pam_private.operator_pulse set seen_at = now() - interval '1 minute'")
+    change = await project.proposed(COLUMN)
+    call, ask = await project.asked(change)
+    decided = await project.bench.decided(call, ask, verdict="approve")
+    await project.database.owner("select pam_private.operator_beat()")
+    done = await project.bench.carry_out(decided)
+    assert (done.status.value, "only a checked one is applied" in (done.result or "")) == ("refused", True)
+    assert (await untouched(project, change))["status"] == "proposed"
+
+
 async def test_a_policy_that_asks_nobody_applies_nothing(project: Project) -> None:
     """Consent set to never: the tool refuses without facts that a person saw."""
     bench = project.bench
