@@ -202,6 +202,17 @@ def uninstall(
 
 
 @app.command()
+def operator(db_url: DbUrl, as_json: Json = False) -> None:
+    """Try and apply approved changes of the schema on the owner's connection, in the foreground, until Ctrl-C."""
+    from infra.owner.service import serve
+    from workers.kernel import telemetry
+
+    telemetry.configure("operator")
+    execute(serve(db_url))
+    answer(as_json, {"stopped": True})
+
+
+@app.command()
 def bundle(
     folder: Annotated[Path, typer.Option(help="Where the zips go; serverless.yml looks in build/lambda.")] = Path(
         "build/lambda"

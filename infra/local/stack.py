@@ -124,6 +124,7 @@ class Stack:
             rest.create_task(self._begin("rehearsal", self._start_rehearsal))
         for number in range(1, self._options.workers + 1):
             await self._begin(f"worker-{number}", lambda number=number: self._start_worker(facts, number))  # type: ignore[misc]
+        await self._begin("operator", lambda: self._start_operator(facts))
         return facts
 
     async def _begin(self, name: str, starter: Callable[[], Coroutine[Any, Any, Child]]) -> None:
@@ -295,6 +296,10 @@ class Stack:
             **dict(self._options.worker_environment),
         }
         return await self._python(f"worker-{number}", ["workers.main"], environment, port=None)
+
+    async def _start_operator(self, facts: StackFacts) -> Child:
+        environment = {"PAM_OWNER_DATABASE_URL": facts.owner_dsn}  # no other child has the owner's connection
+        return await self._python("operator", ["infra.owner"], environment, port=None)
 
     async def watch(self, until: asyncio.Event) -> None:
         """Start again what ends by itself, each after a growing pause of its own, until told to stop."""

@@ -1,8 +1,19 @@
 """Every mutation that is written down, and every text of a SQL function among them."""
 
-from infra.mutations import connections, consent, files, functions, logs, model_api, outbound, redis, sources
+from infra.mutations import (
+    connections,
+    consent,
+    files,
+    functions,
+    logs,
+    migrations,
+    model_api,
+    outbound,
+    redis,
+    sources,
+)
 
-_SURFACES = (functions, sources, consent, files, outbound, connections, redis, logs, model_api)
+_SURFACES = (functions, sources, consent, files, migrations, outbound, connections, redis, logs, model_api)
 
 TARGETS = tuple(target for surface in _SURFACES for target in getattr(surface, "TARGETS", ()))
 MUTATIONS = tuple(mutation for surface in _SURFACES for mutation in surface.MUTATIONS)

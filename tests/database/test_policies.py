@@ -44,6 +44,9 @@ READERS = {
     "pam_private.opened_tables": NOBODY,
     "pam_private.decision_links": NOBODY,
     "pam_private.diagnostics_trust": NOBODY,
+    "pam.schema_changes": MEMBERS,
+    "pam_private.trusted_organizations": NOBODY,
+    "pam_private.operator_pulse": NOBODY,
 }
 TENANT = tuple(table for table in READERS if table.startswith("pam."))
 WRITES = (

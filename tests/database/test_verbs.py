@@ -10,7 +10,7 @@ import pytest
 
 from tests.database.test_doors import asked
 from tests.database.test_organizations import audit, code
-from tests.database.world import BROKEN, FINISHED, become, call, custom, refused_state, step
+from tests.database.world import BROKEN, FINISHED, become, call, custom, refused_state, schema_verbs, step
 from tests.support.database import Database
 from workers.kernel.ledger.runs import RunStatus
 from workers.kernel.ledger.tool_calls import CallEffect, CallStatus
@@ -36,6 +36,7 @@ def verbs(database: Database, run: UUID, fence: int, planned: UUID) -> dict[str,
         "describe_tables": {},
         "find_row_functions": {"names": ("f",)},
         "find_host": {"host": "api.example.com", "port": 443},
+        **schema_verbs(),
         "record_step": {"step": step(2), "calls": [], "events": []},
         "begin_call": {"id": planned},
         "interrupt_run": {"asks": [{"id": str(planned)}], "events": []},

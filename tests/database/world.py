@@ -49,6 +49,18 @@ def custom(name: str = "pam.note", value: Any = 1) -> dict[str, Any]:
     return {"type": "CUSTOM", "name": name, "value": value}
 
 
+def schema_verbs() -> dict[str, Any]:
+    """The worker's verbs on schema changes, with arguments that fit."""
+    return {
+        "schema_state": {},
+        "propose_change": {"call": uuid4(), "name": "a", "sql": "x", "findings": [], "acknowledged": {}},
+        "read_change": {"change": uuid4()},
+        "request_check": {"change": uuid4()},
+        "approve_change": {"call": uuid4(), "change": uuid4(), "sql_sha256": "x"},
+        "export_change": {"call": uuid4(), "change": uuid4()},
+    }
+
+
 FINISHED = {"type": "RUN_FINISHED", "outcome": {"type": "success"}}
 BROKEN = {"type": "RUN_ERROR", "message": "It broke.", "code": "broken"}
 
@@ -138,6 +150,10 @@ async def _team(database: Database) -> Team:
         events=[custom()],
         output="all of it",
     )
+    await database.owner("select pam.trust_organization_with_schema(%s)", org)
+    await database.owner("select pam_private.operator_beat()")
+    proposal = {"name": "notes", "sql": "create table public.notes (id int)", "findings": [], "acknowledged": {}}
+    assert "id" in await database.worker("propose_change", **held, call=planned["id"], **proposal)
     await database.worker("preview_message", **held, preview={"text": "hel"})
     began = (await database.rpc(owner, "read_workspace", org_id=org))["now"]
     pulled = {"remote": "https://example.com/team/r", "path": "", "ref": "main", "commit_id": "0" * 40, "since": began}

@@ -11,6 +11,7 @@ from workers.tools import (
     openai_api_call,
     redis_get,
     redis_set,
+    supabase_migrate,
 )
 from workers.tools.tool import Tool
 
@@ -25,6 +26,7 @@ TOOLS: tuple[Tool, ...] = (
     redis_set.TOOL,
     redis_get.TOOL,
     ask_person.TOOL,
+    supabase_migrate.TOOL,
 )
 
 # The names a card may list: the contract with its writers. Those not in TOOLS come with later releases.
