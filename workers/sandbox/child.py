@@ -1,0 +1,120 @@
+"""One child process of a sandbox: started without a shell, without an environment, and reaped with what it used."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+
+from workers.sandbox.account import Account
+from workers.sandbox.sandbox import OnOutput, Stop, Transcript
+
+_CHUNK = 65_536
+
+
+class Child:
+    """A running child. Its output is one stream, stdout and stderr as they come."""
+
+    def __init__(
+        self, words: list[str], *, account: Account, pass_fds: tuple[int, ...] = (), preexec: Callable[[], None] | None = None
+    ) -> None:
+        self.output, write_end = os.pipe()
+        stdin, self._input = os.pipe()
+        if not account.is_ours:
+            os.fchown(write_end, account.uid, account.gid)  # so that code may open its own /dev/stdout
+        try:
+            # From the loop's own thread: the kernel takes the end of a thread for the end of the parent.
+            self._popen = subprocess.Popen(
+                words, stdin=stdin, stdout=write_end, stderr=write_end, env={}, cwd="/", pass_fds=pass_fds,
+                start_new_session=True, preexec_fn=preexec, **account.drop,  # type: ignore[call-overload]
+            )  # fmt: skip
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            os.close(stdin)
+            os.close(write_end)
+        os.set_blocking(self.output, False)
+        self.pid = int(self._popen.pid)
+        self._ended = asyncio.ensure_future(_exit_of(self.pid))
+
+    def send(self, text: bytes) -> None:
+        """Write to its stdin, and close it."""
+        with open(self._input, "wb") as stdin, suppress(BrokenPipeError):
+            self._input = -1
+            stdin.write(text)
+
+    async def ended(self) -> None:
+        """Wait for its end; it stays unreaped."""
+        await asyncio.shield(self._ended)
+
+    async def read(self, transcript: Transcript, most_bytes: int, on_output: OnOutput | None) -> Stop | None:
+        """Read until the last holder of the stream is gone (None), or until it is too much."""
+        import codecs
+
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        while chunk := await readable_chunk(self.output):
+            transcript.add(chunk)
+            if transcript.total_bytes > most_bytes:
+                return Stop.OUTPUT
+            if on_output is not None and (text := decoder.decode(chunk)):
+                await on_output(text)
+        return None
+
+    def kill(self) -> None:
+        """SIGKILL, unless it was reaped."""
+        if self._popen.returncode is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+    async def reap(self) -> tuple[int, float, int]:
+        """Its wait status, the seconds of processor it and its dead used, and the bytes of the largest."""
+        await self.ended()
+        _, status, used = os.wait4(self.pid, 0)
+        self._popen.returncode = os.waitstatus_to_exitcode(status)
+        unit = 1 if sys.platform == "darwin" else 1024
+        return status, used.ru_utime + used.ru_stime, used.ru_maxrss * unit
+
+    def close(self) -> None:
+        """Let go of its stream."""
+        for fd in (self.output, self._input):
+            if fd >= 0:
+                os.close(fd)
+        self.output = self._input = -1
+
+
+async def readable_chunk(fd: int) -> bytes:
+    """The next bytes of a pipe; empty at its end."""
+    loop = asyncio.get_running_loop()
+    while True:
+        try:
+            return os.read(fd, _CHUNK)
+        except BlockingIOError:
+            ready = loop.create_future()
+            loop.add_reader(fd, lambda: ready.done() or ready.set_result(None))
+            try:
+                await ready
+            finally:
+                loop.remove_reader(fd)
+
+
+async def _exit_of(pid: int) -> None:
+    """Wait until a child has ended, without reaping it."""
+    if not hasattr(os, "pidfd_open"):
+        await asyncio.to_thread(os.waitid, os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        return
+    await end_of(os.pidfd_open(pid))
+
+
+async def end_of(pidfd: int) -> None:
+    """Wait until the process behind this descriptor has ended, and close it."""
+    loop = asyncio.get_running_loop()
+    over = loop.create_future()
+    loop.add_reader(pidfd, lambda: over.done() or over.set_result(None))
+    try:
+        await over
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
