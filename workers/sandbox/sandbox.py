@@ -72,11 +72,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a program used. `max_rss_bytes` is that of its largest process."""
+    """What a program used. `most_memory_bytes` is the most that all its processes held together at a look (0: too short)."""
 
     wall_seconds: float
     cpu_seconds: float
-    max_rss_bytes: int
+    most_memory_bytes: int
 
 
 @dataclass(frozen=True)

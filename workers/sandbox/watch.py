@@ -11,6 +11,7 @@ import psutil
 from workers.sandbox.sandbox import Limits, Stop
 
 INTERVAL_SECONDS = 0.1
+_FIRST_SECONDS = 0.02
 _PSS = re.compile(rb"^Pss:\s+(\d+) kB", re.MULTILINE)
 
 
@@ -22,23 +23,34 @@ class Watched:
     folders: tuple[int, ...] = ()
 
 
-async def watch(watched: Watched, limits: Limits) -> Stop:
-    """Look every tenth of a second; answers when, and why, the tree must be stopped."""
-    while True:
-        await asyncio.sleep(INTERVAL_SECONDS)
-        stop = await asyncio.to_thread(_look, watched, limits)
-        if stop is not None:
-            return stop
+class Watch:
+    """One program under watch, and the most memory it was seen with."""
 
+    def __init__(self, watched: Watched, limits: Limits) -> None:
+        self._watched = watched
+        self._limits = limits
+        self.most_bytes = 0
 
-def _look(watched: Watched, limits: Limits) -> Stop | None:
-    if sum(_used_files(folder) for folder in watched.folders) > limits.files:
-        return Stop.FILES
-    if tree_bytes(watched.pid) > limits.memory_bytes:
-        return Stop.MEMORY
-    if psutil.virtual_memory().available < limits.host_memory_left_bytes:
-        return Stop.MEMORY
-    return None
+    async def until_stop(self) -> Stop:
+        """Look every tenth of a second; answers when, and why, the tree must be stopped."""
+        pause = _FIRST_SECONDS
+        while True:
+            await asyncio.sleep(pause)
+            pause = INTERVAL_SECONDS
+            stop = await asyncio.to_thread(self._look)
+            if stop is not None:
+                return stop
+
+    def _look(self) -> Stop | None:
+        if sum(_used_files(folder) for folder in self._watched.folders) > self._limits.files:
+            return Stop.FILES
+        used = tree_bytes(self._watched.pid)
+        self.most_bytes = max(self.most_bytes, used)
+        if used > self._limits.memory_bytes:
+            return Stop.MEMORY
+        if psutil.virtual_memory().available < self._limits.host_memory_left_bytes:
+            return Stop.MEMORY
+        return None
 
 
 def _used_files(folder: int) -> int:
