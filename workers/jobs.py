@@ -23,6 +23,7 @@ from workers.model.openai_wire import OpenAIModel
 from workers.model.prices import cost_of
 from workers.model.protocol import Usage
 from workers.model.retry import RetryingModel
+from workers.sandbox.probe import ProbedSandbox, sandbox_home
 from workers.tools import TOOLS
 from workers.tools.bound_sql import BoundSql
 from workers.tools.redis_space import RedisSpace
@@ -47,13 +48,14 @@ class Workshop:
         self._gateway = WorkerGateway(dsn=settings.database_url)
         self._sql = BoundSql(dsn=settings.agent_database_url)
         self._redis = RedisSpace(url=settings.upstash_url, token=settings.upstash_token)
+        self._sandbox = ProbedSandbox(home=sandbox_home(settings.pam_home))
         self._queue = RunQueue(redis=runqueue.connect(settings.redis_url))
         model = OpenAIModel(name=settings.model, api_key=settings.model_key, base_url=settings.model_url or OPENAI_URL)
         self._turns = Turns(
             gateway=self._gateway,
             model=RetryingModel(model=model),
             tools=TOOLS,
-            services=ToolServices(sql=self._sql, redis=self._redis),
+            services=ToolServices(sql=self._sql, redis=self._redis, sandbox=self._sandbox),
             slots=Slots(),
             leaving=self.leaving,
             worker=f"{socket.gethostname()}:{os.getpid()}",
@@ -66,6 +68,7 @@ class Workshop:
         self._thread.start()
         self.do(self._gateway.open())
         self.do(self._sql.open())
+        self.do(self._sandbox.open())
         cost_of(
             Usage(input_tokens=1, output_tokens=1), model=self._settings.model
         )  # reads the price list now, not in a run
@@ -100,6 +103,7 @@ class Workshop:
             await asyncio.sleep(self._settings.sweep_seconds)
 
     async def _close(self) -> None:
+        await self._sandbox.close()
         await self._sql.close()
         await self._gateway.close()
         await self._redis.close()

@@ -280,7 +280,11 @@ class Stack:
 
     async def _start_worker(self, facts: StackFacts, number: int) -> Child:
         key = self._options.model.key if self._options.model else "rehearsal"
-        environment = {**worker_environment(facts, model_key=key), **dict(self._options.worker_environment)}
+        environment = {
+            **worker_environment(facts, model_key=key),
+            "PAM_HOME": str(self._options.home),
+            **dict(self._options.worker_environment),
+        }
         return await self._python(f"worker-{number}", ["workers.main"], environment, port=None)
 
     async def watch(self, until: asyncio.Event) -> None:

@@ -15,7 +15,8 @@ from tests.house.tree import PACKAGES, ROOT, imports, imports_of, modules, named
 MAY_IMPORT = {
     "workers.kernel": ("workers.kernel",),
     "workers.model": ("workers.model", "workers.kernel"),
-    "workers.tools": ("workers.tools", "workers.kernel"),
+    "workers.sandbox": ("workers.sandbox", "workers.kernel"),
+    "workers.tools": ("workers.tools", "workers.sandbox", "workers.kernel"),
     "workers.agent": ("workers.agent", "workers.tools", "workers.model", "workers.kernel"),
     "workers": ("workers",),
     "functions": ("functions", "workers.kernel"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
+from infra.cli.setting import home
 from infra.local.facts import StackFacts
 from tests.support.database import Database
 from workers.agent.execution import Carried, Execution
@@ -19,6 +20,7 @@ from workers.kernel.ledger.steps import Step
 from workers.kernel.ledger.tool_calls import CallStatus, RecordedCall
 from workers.kernel.worker_gateway import WorkerGateway
 from workers.model.protocol import ToolCall
+from workers.sandbox.probe import ProbedSandbox, sandbox_home
 from workers.tools import TOOLS
 from workers.tools.bound_sql import BoundSql, SqlLimits
 from workers.tools.redis_space import RedisSpace
@@ -47,12 +49,14 @@ class Bench:
         gateway = WorkerGateway(dsn=database.worker_dsn)
         sql = BoundSql(dsn=database.agent_dsn, limits=limits)
         redis = RedisSpace(url=facts.upstash_url, token=facts.upstash_token)
+        sandbox = ProbedSandbox(home=sandbox_home(str(home())))
         await gateway.open()
         await sql.open()
         try:
             user, org = await database.new_organization()
-            yield await cls._claimed(database, gateway, ToolServices(sql=sql, redis=redis), user, org)
+            yield await cls._claimed(database, gateway, ToolServices(sql=sql, redis=redis, sandbox=sandbox), user, org)
         finally:
+            await sandbox.close()
             await redis.close()
             await sql.close()
             await gateway.close()

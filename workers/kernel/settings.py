@@ -30,6 +30,7 @@ class WorkerSettings:
     lease_seconds: int = 30
     sweep_seconds: float = 10
     pulse_seconds: float = 1
+    pam_home: str | None = None
 
     def __repr__(self) -> str:
         return f"WorkerSettings(model={self.model!r})"
@@ -50,6 +51,7 @@ class WorkerSettings:
             model_url=environment.get("OPENAI_BASE_URL", "").strip() or None,
             lease_seconds=_whole(environment, "PAM_LEASE_SECONDS", 30),
             sweep_seconds=_whole(environment, "PAM_SWEEP_SECONDS", 10),
+            pam_home=environment.get("PAM_HOME", "").strip() or None,
         )
 
 

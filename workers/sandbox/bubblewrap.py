@@ -34,7 +34,7 @@ from workers.sandbox.watch import Watch, Watched
 _START_SECONDS = 10
 _END_SECONDS = 5
 _INITIALISE = (
-    'initdb -D /template -U postgres --auth=trust --no-sync --encoding=UTF8 --locale=C --locale-provider=builtin '
+    "initdb -D /template -U postgres --auth=trust --no-sync --encoding=UTF8 --locale=C --locale-provider=builtin "
     "--builtin-locale=C.UTF-8 --wal-segsize=1 --no-instructions && touch /template/complete"
 )
 
@@ -92,9 +92,7 @@ class Bubblewrap:
         if program.language not in self.languages:
             raise SandboxRefused(f"This worker's sandbox cannot run {program.language}: Postgres is not installed.")
         template = await self._made_template() if program.language is Language.SQL else None
-        return await self._run(
-            walls.command(program.language), program, files, limits, on_output, template=template
-        )
+        return await self._run(walls.command(program.language), program, files, limits, on_output, template=template)
 
     async def close(self) -> None:
         """Every run ends with its own call; nothing else is kept."""

@@ -20,6 +20,7 @@ from workers.sandbox.sandbox import (
     Language,
     Limits,
     NoSandbox,
+    OnOutput,
     Outcome,
     Program,
     Sandbox,
@@ -49,6 +50,33 @@ def sandbox_home(pam_home: str | None) -> Path:
     if account.is_ours or pam_home and can_reach(Path(pam_home), account):
         return wished
     return Path("/var/lib/pam/sandbox")
+
+
+class ProbedSandbox:
+    """A worker's sandbox: probed when the worker opens, at the latest when the first program comes."""
+
+    def __init__(self, *, home: Path) -> None:
+        self._home = home
+        self._choosing = asyncio.Lock()
+        self._chosen: Sandbox | None = None
+
+    async def open(self) -> Sandbox:
+        """The layer that holds here; tried once."""
+        async with self._choosing:
+            if self._chosen is None:
+                self._chosen = await probe(home=self._home)
+            return self._chosen
+
+    async def run(
+        self, program: Program, files: tuple[InputFile, ...], limits: Limits, on_output: OnOutput | None = None
+    ) -> Outcome:
+        """See Sandbox.run."""
+        return await (await self.open()).run(program, files, limits, on_output)
+
+    async def close(self) -> None:
+        """Leave nothing behind."""
+        if self._chosen is not None:
+            await self._chosen.close()
 
 
 async def probe(*, home: Path) -> Sandbox:

@@ -103,7 +103,16 @@ class Outcome:
     left_out: tuple[LeftOut, ...] = field(default=())
 
 
-class Sandbox(Protocol):
+class Runner(Protocol):
+    """What runs programs."""
+
+    async def run(
+        self, program: Program, files: tuple[InputFile, ...], limits: Limits, on_output: OnOutput | None = None
+    ) -> Outcome:
+        """Run a program to its end or its limit. Raises SandboxRefused; a cancel takes the whole process tree."""
+
+
+class Sandbox(Runner, Protocol):
     """A layer that holds, or the refusal that stands in for one."""
 
     @property
@@ -117,11 +126,6 @@ class Sandbox(Protocol):
     @property
     def summary(self) -> str:
         """One sentence for people: what holds here, or what to do so that something does."""
-
-    async def run(
-        self, program: Program, files: tuple[InputFile, ...], limits: Limits, on_output: OnOutput | None = None
-    ) -> Outcome:
-        """Run a program to its end or its limit. Raises SandboxRefused; a cancel takes the whole process tree."""
 
     async def close(self) -> None:
         """Leave nothing behind."""

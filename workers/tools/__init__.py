@@ -1,6 +1,15 @@
 """One file a tool, and the explicit tuple of them. The path that every call takes is in workers/agent."""
 
-from workers.tools import ask_person, database_query, file_list, file_read, file_write, redis_get, redis_set
+from workers.tools import (
+    ask_person,
+    code_execution,
+    database_query,
+    file_list,
+    file_read,
+    file_write,
+    redis_get,
+    redis_set,
+)
 from workers.tools.tool import Tool
 
 TOOLS: tuple[Tool, ...] = (
@@ -8,6 +17,7 @@ TOOLS: tuple[Tool, ...] = (
     file_write.TOOL,
     file_list.TOOL,
     database_query.TOOL,
+    code_execution.TOOL,
     redis_set.TOOL,
     redis_get.TOOL,
     ask_person.TOOL,

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from workers.kernel.ledger.hold import Hold
 from workers.kernel.ledger.tool_calls import CallEffect
+from workers.sandbox.sandbox import Runner
 from workers.tools.bound_sql import BoundSql
 from workers.tools.redis_space import RedisSpace
 
@@ -26,6 +27,7 @@ class ToolServices:
 
     sql: BoundSql
     redis: RedisSpace
+    sandbox: Runner
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class ToolContext:
     """For whom and under what key a call runs.
 
     `is_repeat`: a worker was lost after the intent was recorded. `agreed`: the facts that a person was shown and
-    approved, None when the policy asked nobody.
+    approved, None when the policy asked nobody. `on_output` shows text to the run's viewers while the call runs.
     """
 
     hold: Hold
@@ -50,6 +52,7 @@ class ToolContext:
     is_repeat: bool
     services: ToolServices
     agreed: dict[str, Any] | None = None
+    on_output: Callable[[str], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True)

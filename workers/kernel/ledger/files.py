@@ -52,8 +52,8 @@ async def read(hold: Hold, path: str) -> FileContent:
     return FileContent.model_validate({**answer, "content": base64.b64decode(answer["content"])})
 
 
-async def write(hold: Hold, call_id: UUID, path: str, content: bytes, *, expected_version: int) -> int:
-    """Write the next version for a call, once; answers it. Raises Refused(conflict | invalid | too_large | limit)."""
+async def write(hold: Hold, call_id: UUID | None, path: str, content: bytes, *, expected_version: int) -> int:
+    """Write the next version for a call, once (each time without a call); answers it. Raises Refused(conflict | invalid | too_large | limit)."""
     answer = await hold.call(
         "write_file",
         call=call_id,

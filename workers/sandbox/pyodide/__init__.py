@@ -84,7 +84,10 @@ class PyodideSandbox:
         began = time.monotonic()
         frames = _Frames(limits, on_output)
         child = Child(
-            self._words(), account=self._account, environment={**_QUIET, "DENO_DIR": _NOWHERE}, preexec=self._preexec(limits)
+            self._words(),
+            account=self._account,
+            environment={**_QUIET, "DENO_DIR": _NOWHERE},
+            preexec=self._preexec(limits),
         )
         try:
             watch = Watch(Watched(child.pid), limits)
