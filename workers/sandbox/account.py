@@ -38,7 +38,7 @@ def ordinary_account() -> Account:
 
 @contextmanager
 def acting_as(account: Account) -> Iterator[None]:
-    """File access of this thread alone as the account; only root needs it, and gives up its rights over files meanwhile."""
+    """File access of this thread alone as the account: root gives up its rights over files meanwhile."""
     if account.is_ours:
         yield
         return

@@ -176,10 +176,7 @@ class Bubblewrap:
                 first = await readable_chunk(child.output)
                 if first != b"\n":
                     raise SandboxRefused(f"bubblewrap could not start: {await _rest(child, first)}")
-            with open(facts, "rb") as file:
-                facts = -1
-                pid = int(json.loads(file.read())["child-pid"])
-            return self._opened(child, pid)
+            return self._opened(child, int(json.loads(os.read(facts, 4096))["child-pid"]))
         except BaseException as error:
             if child is not None:
                 child.kill()

@@ -33,8 +33,8 @@ class Child:
         try:
             # From the loop's own thread: the kernel takes the end of a thread for the end of the parent.
             self._popen = subprocess.Popen(
-                words, stdin=stdin, stdout=write_end, stderr=write_end, env=dict(environment or {}), cwd="/", pass_fds=pass_fds,
-                start_new_session=True, preexec_fn=preexec, **account.drop,  # type: ignore[call-overload]
+                words, stdin=stdin, stdout=write_end, stderr=write_end, env=dict(environment or {}), cwd="/",
+                pass_fds=pass_fds, start_new_session=True, preexec_fn=preexec, **account.drop,  # type: ignore[call-overload]
             )  # fmt: skip
         except BaseException:
             self.close()
@@ -75,7 +75,7 @@ class Child:
     async def reap(self) -> tuple[int, float]:
         """Its wait status, and the seconds of processor that it and its dead used."""
         await self.ended()
-        _, status, used = os.wait4(self.pid, 0)
+        _, status, used = os.wait4(self.pid, 0)  # noqa: ASYNC222 - it has ended
         self._popen.returncode = os.waitstatus_to_exitcode(status)
         return status, used.ru_utime + used.ru_stime
 
@@ -94,10 +94,10 @@ async def readable_chunk(fd: int) -> bytes:
         try:
             return os.read(fd, _CHUNK)
         except BlockingIOError:
-            ready = loop.create_future()
-            loop.add_reader(fd, lambda: ready.done() or ready.set_result(None))
+            ready = asyncio.Event()
+            loop.add_reader(fd, ready.set)
             try:
-                await ready
+                await ready.wait()
             finally:
                 loop.remove_reader(fd)
 
@@ -113,10 +113,10 @@ async def _exit_of(pid: int) -> None:
 async def end_of(pidfd: int) -> None:
     """Wait until the process behind this descriptor has ended, and close it."""
     loop = asyncio.get_running_loop()
-    over = loop.create_future()
-    loop.add_reader(pidfd, lambda: over.done() or over.set_result(None))
+    over = asyncio.Event()
+    loop.add_reader(pidfd, over.set)
     try:
-        await over
+        await over.wait()
     finally:
         loop.remove_reader(pidfd)
         os.close(pidfd)

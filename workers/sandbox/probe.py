@@ -14,6 +14,7 @@ import structlog
 from workers.sandbox.account import can_reach, ordinary_account
 from workers.sandbox.bubblewrap import Bubblewrap
 from workers.sandbox.pyodide import PyodideSandbox
+from workers.sandbox.pyodide import trial as pyodide_trial
 from workers.sandbox.sandbox import (
     MIB,
     InputFile,
@@ -29,10 +30,7 @@ from workers.sandbox.sandbox import (
 )
 from workers.sandbox.walls import ENVIRONMENT
 
-_TRIALS = {
-    "bubblewrap": Path(__file__).with_name("trial.py"),
-    "pyodide": Path(__file__).parent / "pyodide" / "trial.py",
-}
+_TRIALS = {"bubblewrap": Path(__file__).with_name("trial.py").read_text(), "pyodide": pyodide_trial.PROGRAM}
 _LIMITS = Limits(wall_seconds=10, processes=16, disk_bytes=2 * MIB, address_bytes=512 * MIB)
 _SHORT = Limits(wall_seconds=0.3)
 _STAYS = {
@@ -47,7 +45,7 @@ def sandbox_home(pam_home: str | None) -> Path:
     """Where sandboxes keep what they copied and fetched. Root's own folders are closed to the sandbox's user."""
     wished = Path(pam_home or Path.home() / ".cache" / "pam").absolute() / "sandbox"
     account = ordinary_account()
-    if account.is_ours or pam_home and can_reach(Path(pam_home), account):
+    if account.is_ours or (pam_home and can_reach(Path(pam_home), account)):
         return wished
     return Path("/var/lib/pam/sandbox")
 
@@ -133,7 +131,7 @@ async def faults_of(sandbox: Bubblewrap | PyodideSandbox) -> list[str]:
             "address_bytes": _LIMITS.address_bytes,
             "disk_bytes": _LIMITS.disk_bytes,
         }
-        trial = Program(Language.PYTHON, _TRIALS[sandbox.name].read_text())
+        trial = Program(Language.PYTHON, _TRIALS[sandbox.name])
         outcome = await sandbox.run(trial, (InputFile("trial.json", json.dumps(told).encode()),), _LIMITS)
         stopped = await sandbox.run(_STAYS[sandbox.name], (), _SHORT)
     finally:

@@ -72,7 +72,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a program used. `most_memory_bytes` is the most that all its processes held together at a look (0: too short)."""
+    """What a program used. `most_memory_bytes`: all its processes together, as seen by looking (0: over too soon)."""
 
     wall_seconds: float
     cpu_seconds: float

@@ -46,7 +46,9 @@ server=$!
 tries=0
 until pg_isready -q -h /tmp -U postgres; do
   tries=$((tries + 1))
-  if [ $tries -gt 500 ] || ! kill -0 $server; then echo 'The throw-away database did not start:'; cat /tmp/server.log; exit 125; fi
+  if [ $tries -gt 500 ] || ! kill -0 $server; then
+    echo 'The throw-away database did not start:'; cat /tmp/server.log; exit 125
+  fi
   sleep 0.02
 done
 psql -X -q -P pager=off -v ON_ERROR_STOP=1 -h /tmp -U postgres -d postgres -f /program/main.sql

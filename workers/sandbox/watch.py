@@ -1,4 +1,4 @@
-"""What no limit of the kernel counts here (control groups are not ours): memory of a whole tree, and numbers of files."""
+"""What no limit of the kernel counts without control groups: the memory of a whole tree, and the number of files."""
 
 import asyncio
 import os

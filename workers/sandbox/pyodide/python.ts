@@ -87,7 +87,7 @@ thread.onmessage = async (message: MessageEvent<string>) => {
   pyodide.FS.mkdir(FOLDER);
   copyIn(pyodide.FS, program.files);
   pyodide.FS.writeFile("/main.py", program.code);
-  const code = pyodide.runPython(`
+  const code = (await pyodide.runPythonAsync(`
 import os, runpy, sys, traceback
 os.chdir("${FOLDER}")
 sys.path.insert(0, "${FOLDER}")
@@ -106,7 +106,7 @@ def run():
     return 0
 code = run()
 sys.stdout.flush(); sys.stderr.flush()
-code`) as number;
+code`)) as number;
   say({ code: code & 255, ...copyOut(pyodide.FS, program.files, program.limits) });
   thread.postMessage(0);
 };
