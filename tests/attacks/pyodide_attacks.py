@@ -37,7 +37,7 @@ ESCAPES = {
     "a page": (_ASK.format("f'await fetch(\"http://127.0.0.1:{HERE[\"port\"]}/\")'"), _CAPABLE),
     "a Unix socket": (_ASK.format("f'await Deno.connect({{ transport: \"unix\", path: \"{HERE[\"socket\"]}\" }})'"), _CAPABLE),
     "a websocket": (_ASK.format("f'await new Promise((yes, no) => {{ const w = new WebSocket(\"ws://127.0.0.1:{HERE[\"port\"]}\"); w.onopen = yes; w.onerror = (e) => no(new Error(e.message || \"denied\")); }})'"), _CAPABLE),
-    "a module from the web": (_ASK.format("'await import(\"https://raw.githubuser\" + \"content.com/a/b/c.js\")'"), "NotCapable|Requires|not allowed|denied|not cached|no-remote|Import"),
+    "a module from the web": (_ASK.format("'await import(\"https://raw.githubuser\" + \"content.com/a/b/c.js\")'"), "Only file and data URLs"),
     "a module that is a file of this machine": (_ASK.format("f'await import(\"file://{HERE[\"canary\"]}\")'"), _CAPABLE),
     "a thread with more rights": (_ASK.format("f'const w = new Worker(\"data:application/javascript,\" + encodeURIComponent(\"try {{ self.postMessage(Deno.readTextFileSync(\" + JSON.stringify({HERE[\"canary\"]!r}) + \")) }} catch (e) {{ self.postMessage(String(e)) }}\"), {{ type: \"module\" }}); return await new Promise((yes, no) => {{ w.onmessage = (m) => m.data.includes(\"NotCapable\") ? no(new Error(m.data)) : yes(m.data) }})'"), _CAPABLE),
     "storage that outlives the run": (_JS.format("localStorage.setItem('a', 'b') || localStorage.getItem('a')"), "storage|Storage|supported|defined|open|error"),
@@ -61,7 +61,8 @@ BOMBS = {
     "a link out of the folder": ("os.symlink('/main.py', 'link'); os.mkdir('d'); os.symlink('/', 'd/root')", r"back \[\].*no regular file", LIMITS),
 }  # fmt: skip
 
-ATTACKS = (
-    *(Attack(tried, PYTHON, f"{PRELUDE}\n{code}", stopped, LIMITS) for tried, (code, stopped) in ESCAPES.items()),
-    *(Attack(tried, PYTHON, f"{PRELUDE}\n{code}", stopped, limits) for tried, (code, stopped, limits) in BOMBS.items()),
+# Starting takes seconds, so what is only tried and refused shares one program; what must be stopped has its own.
+TOGETHER = PRELUDE + "".join(f"print('## {tried}')\n{code}\n" for tried, (code, _) in ESCAPES.items())
+APART = tuple(
+    Attack(tried, PYTHON, f"{PRELUDE}\n{code}", stopped, limits) for tried, (code, stopped, limits) in BOMBS.items()
 )

@@ -31,7 +31,7 @@ from workers.sandbox.sandbox import (
 from workers.sandbox.walls import ENVIRONMENT
 
 _TRIALS = {"bubblewrap": Path(__file__).with_name("trial.py").read_text(), "pyodide": pyodide_trial.PROGRAM}
-_LIMITS = Limits(wall_seconds=10, processes=16, disk_bytes=2 * MIB, address_bytes=512 * MIB)
+_LIMITS = Limits(wall_seconds=30, processes=16, disk_bytes=2 * MIB, address_bytes=512 * MIB)
 _SHORT = Limits(wall_seconds=0.3)
 _STAYS = {
     "bubblewrap": Program(Language.SHELL, "trap '' TERM HUP INT; (setsid sleep 60 &) ; while :; do sleep 1; done"),
