@@ -4,6 +4,7 @@ As the user who runs the tests, and once more as an ordinary one when that is ro
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -58,8 +59,9 @@ def ordinary_python() -> str | None:
     """A Python of this version that an ordinary user can start."""
     name = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for program in (sys.executable, shutil.which(name, path="/usr/bin:/usr/local/bin") or ""):
-        tried = subprocess.run([program or "/bin/false", "-c", ""], user=65534, group=65534, extra_groups=[], cwd="/")
-        if tried.returncode == 0:
+        with contextlib.suppress(PermissionError, subprocess.CalledProcessError):
+            command = [program or "/bin/false", "-c", ""]
+            subprocess.run(command, user=65534, group=65534, extra_groups=[], cwd="/", check=True)
             return program
     return None
 
@@ -68,10 +70,7 @@ def ordinary_python() -> str | None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="all of these tests already run as an ordinary user")
 @pytest.mark.timeout(300)
 async def test_the_same_is_stopped_when_an_ordinary_user_is_the_worker() -> None:
-    try:
-        python = await asyncio.to_thread(ordinary_python)
-    except PermissionError:
-        python = None
+    python = await asyncio.to_thread(ordinary_python)
     if python is None:
         pytest.skip("no Python of this version is reachable for an ordinary user")
     packages = next(path for path in sys.path if (Path(path) / "psycopg").exists())

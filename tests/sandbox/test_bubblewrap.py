@@ -52,13 +52,17 @@ async def test_python_reads_a_given_file_and_its_changes_come_back(bubblewrap: B
 
 
 async def test_numpy_and_pandas_are_there_and_the_workspace_can_be_imported(bubblewrap: Bubblewrap) -> None:
-    code = "import numpy, pandas, mine\nprint(int(numpy.arange(4).sum()), len(pandas.DataFrame({'a': [1, 2]})), mine.one)"
+    code = (
+        "import numpy, pandas, mine\nprint(int(numpy.arange(4).sum()), len(pandas.DataFrame({'a': [1, 2]})), mine.one)"
+    )
     outcome = await done(bubblewrap, PYTHON, code, InputFile("mine.py", b"one = 1"))
     assert outcome.output == "6 2 1\n"
 
 
 async def test_a_shell_script_tells_its_exit_code_and_both_streams_in_order(bubblewrap: Bubblewrap) -> None:
-    outcome = await done(bubblewrap, SHELL, "echo one; echo two >&2; echo three >/dev/stdout; python3 -c 'print(4)'; exit 9")
+    outcome = await done(
+        bubblewrap, SHELL, "echo one; echo two >&2; echo three >/dev/stdout; python3 -c 'print(4)'; exit 9"
+    )
     assert (outcome.exit_code, outcome.output) == (9, "one\ntwo\nthree\n4\n")
 
 
@@ -113,7 +117,9 @@ async def test_a_stopped_program_says_why_and_takes_its_whole_tree(bubblewrap: B
 
 
 async def test_what_a_program_left_running_ends_with_it(bubblewrap: Bubblewrap) -> None:
-    outcome = await done(bubblewrap, SHELL, "(setsid sh -c 'trap \"\" TERM HUP; sleep 4322.5' >/dev/null 2>&1 &); exit 0")
+    outcome = await done(
+        bubblewrap, SHELL, "(setsid sh -c 'trap \"\" TERM HUP; sleep 4322.5' >/dev/null 2>&1 &); exit 0"
+    )
     assert (outcome.exit_code, outcome.stopped) == (0, None)
     assert processes_of("4322.5") == []
 
@@ -183,7 +189,9 @@ async def test_nothing_of_the_worker_is_left_open(bubblewrap: Bubblewrap) -> Non
     assert not [child for child in psutil.Process().children() if "bwrap" in child.name()]
 
 
-async def test_bwrap_that_cannot_start_is_a_refusal_with_its_words(bubblewrap: Bubblewrap, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_bwrap_that_cannot_start_is_a_refusal_with_its_words(
+    bubblewrap: Bubblewrap, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(walls, "FOLDER", "/proc/nowhere")
     with pytest.raises(SandboxRefused, match="could not start: bwrap: "):
         await done(bubblewrap, SHELL, "true")
@@ -212,7 +220,9 @@ def without_filter() -> Bubblewrap:
         ("import ctypes, os; l = ctypes.CDLL(None, use_errno=True)\nif l.unshare(0x10000000): raise OSError(os.strerror(ctypes.get_errno()))", "No space left|not permitted"),
     ],
 )  # fmt: skip
-async def test_the_walls_hold_without_the_list_of_system_calls(without_filter: Bubblewrap, code: str, stopped_by: str) -> None:
+async def test_the_walls_hold_without_the_list_of_system_calls(
+    without_filter: Bubblewrap, code: str, stopped_by: str
+) -> None:
     import re
 
     outcome = await done(without_filter, PYTHON, code)

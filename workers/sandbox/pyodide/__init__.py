@@ -42,7 +42,7 @@ from workers.sandbox.sandbox import (
 )
 from workers.sandbox.watch import Watch, Watched
 
-_FILES = ("deno.json", "deno.lock", "runner.ts", "python.ts")
+_FILES = ("deno.json", "deno.lock", "runner.ts", "python.ts", "snapshot.ts")
 _QUIET = {"DENO_NO_UPDATE_CHECK": "1", "NO_COLOR": "1"}
 _NOWHERE = "/dev/null/nowhere"  # no place for caches and storage
 _DENIED = ("net", "env", "write", "run", "ffi", "sys", "import")
@@ -228,20 +228,10 @@ async def install(home: Path) -> Path:
     try:
         for name in _FILES:
             shutil.copy(Path(__file__).parent / name, half)
-        process = await asyncio.create_subprocess_exec(
-            *(str(deno_program()), "install", "--frozen", "--quiet"),
-            cwd=half,
-            env={**os.environ, **_QUIET, "DENO_DIR": str(half / "cache")},  # the caller's proxies and certificates
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
+        await _deno(half, "install", "--frozen", "--quiet")
+        await _deno(
+            half, "run", "--no-prompt", "--cached-only", f"--allow-read={half}", f"--allow-write={half}", "snapshot.ts"
         )
-        said, _ = await process.communicate()
-        if process.returncode:
-            raise SandboxRefused(
-                "Pyodide could not be fetched from the npm registry (is the network there?): "
-                + said.decode(errors="replace")[-500:]
-            )
         (half / "installed").touch()
         for path in [home, half, *half.rglob("*")]:
             if not path.is_symlink():
@@ -251,6 +241,24 @@ async def install(home: Path) -> Path:
     finally:
         shutil.rmtree(half, ignore_errors=True)
     return target
+
+
+async def _deno(folder: Path, *words: str) -> None:
+    """Deno on our own files, while installing: with the caller's proxies and certificates."""
+    process = await asyncio.create_subprocess_exec(
+        *(str(deno_program()), *words),
+        cwd=folder,
+        env={**os.environ, **_QUIET, "DENO_DIR": str(folder / "cache")},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await process.communicate()
+    if process.returncode:
+        raise SandboxRefused(
+            "Pyodide could not be fetched from the npm registry and started once (is the network there?): "
+            + said.decode(errors="replace")[-500:]
+        )
 
 
 def _told(program: Program, files: tuple[InputFile, ...], limits: Limits) -> bytes:

@@ -80,7 +80,11 @@ function copyOut(fs: PyodideAPI["FS"], given: Record<string, string>, limits: Li
 
 thread.onmessage = async (message: MessageEvent<string>) => {
   const program = JSON.parse(message.data) as Program;
-  const pyodide = await loadPyodide({ fullStdLib: false, env: { HOME: "/tmp", LANG: "C.UTF-8" } });
+  const options = {
+    _loadSnapshot: Deno.readFileSync(new URL("./snapshot.bin", import.meta.url)),
+    env: { HOME: "/tmp", LANG: "C.UTF-8" },
+  };
+  const pyodide = await loadPyodide(options);
   for (const set of [pyodide.setStdout, pyodide.setStderr]) {
     set.call(pyodide, { write: output(), isatty: false });
   }
@@ -88,7 +92,8 @@ thread.onmessage = async (message: MessageEvent<string>) => {
   copyIn(pyodide.FS, program.files);
   pyodide.FS.writeFile("/main.py", program.code);
   const code = (await pyodide.runPythonAsync(`
-import os, runpy, sys, traceback
+import os, random, runpy, sys, traceback
+random.seed()
 os.chdir("${FOLDER}")
 sys.path.insert(0, "${FOLDER}")
 sys.argv = ["/main.py"]

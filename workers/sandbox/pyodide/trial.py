@@ -1,6 +1,6 @@
 """What is run inside Pyodide before it is trusted: tries what Deno must not let code do, and says what it could."""
 
-PROGRAM = '''
+PROGRAM = """
 import json
 from js import Deno
 from pyodide.code import run_js
@@ -24,4 +24,4 @@ for sentence, attempt in tries.items():
         if "NotCapable" not in repr(stopped) and "Requires" not in repr(stopped):
             could.append(f"{sentence} It was not Deno that stopped it: {stopped!r}"[:300])
 print(json.dumps(could))
-'''
+"""
