@@ -113,7 +113,7 @@ class Bubblewrap:
         standing = await self._stand(words, program, limits, template, writable)
         watch = Watch(Watched(standing.guard_pid, standing.folders), limits)
         try:
-            stop: Stop | None = None
+            stop, is_over = None, False
             try:
                 await asyncio.to_thread(self._fill, standing, files)
                 standing.child.send(b"\n")
@@ -126,12 +126,13 @@ class Bubblewrap:
                         return_when=asyncio.FIRST_COMPLETED,
                     )
                     stop = next((task.result() for task in done), Stop.TIME)
+                    is_over = stop is None
                 finally:
                     watching.cancel()
                     reading.cancel()
                     await asyncio.gather(watching, reading, return_exceptions=True)
             finally:
-                status, cpu_seconds = await self._end(standing, is_over=stop is None)
+                status, cpu_seconds = await self._end(standing, is_over=is_over)
             harvest = await asyncio.to_thread(self._harvest, standing, files, limits)
         finally:
             standing.close()
