@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from dataclasses import replace
@@ -11,7 +12,7 @@ import psutil
 import pytest
 
 from infra.cli.setting import home
-from workers.sandbox import seccomp, walls
+from workers.sandbox import copying, seccomp, walls
 from workers.sandbox.bubblewrap import Bubblewrap
 from workers.sandbox.probe import sandbox_home
 from workers.sandbox.sandbox import MIB, InputFile, Language, Limits, Outcome, Program, SandboxRefused, Stop
@@ -197,6 +198,47 @@ async def test_bwrap_that_cannot_start_is_a_refusal_with_its_words(
         await done(bubblewrap, SHELL, "true")
 
 
+async def test_no_package_of_the_interpreter_comes_along(bubblewrap: Bubblewrap) -> None:
+    code = "import glob, sys\nprint(sorted(glob.glob(sys.base_prefix + '/lib/python3*/*-packages/*')))"
+    assert (await done(bubblewrap, PYTHON, code)).output == "[]\n"
+
+
+async def test_the_environment_of_bwrap_itself_is_empty(
+    bubblewrap: Bubblewrap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PAM_CANARY", "canary-of-bwrap")
+    outcome = await done(bubblewrap, SHELL, "cat /proc/1/environ; env")
+    assert "canary-of-bwrap" not in outcome.output
+    assert "PATH=" in outcome.output
+
+
+@pytest.mark.parametrize("number", ["0x40000000 | 39", "0x40000000 | 425"])
+async def test_calls_of_another_kind_of_machine_kill(bubblewrap: Bubblewrap, number: str) -> None:
+    code = f"import ctypes\nprint(ctypes.CDLL(None).syscall({number}))"
+    outcome = await done(bubblewrap, PYTHON, code)
+    if os.uname().machine == "x86_64":
+        assert (outcome.exit_code, outcome.output) == (159, "Bad system call\n")
+    else:
+        assert outcome.output == "-1\n"
+
+
+def test_a_link_is_not_followed_even_where_a_file_was_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "link").symlink_to(tmp_path / "secret")
+    looked = os.stat(tmp_path / "secret")
+    monkeypatch.setattr(copying.os, "stat", lambda *given, **named: looked)  # as if it was swapped in between
+    folder = os.open(tmp_path / "folder", os.O_RDONLY)
+    try:
+        harvest = copying.copy_out(folder, (), Limits())
+    finally:
+        os.close(folder)
+    assert harvest.changed == {}
+    assert [left.path for left in harvest.left_out] == ["link"]
+
+
 _OPEN_FILTER = seccomp._return(seccomp._ALLOW)
 
 
@@ -223,8 +265,6 @@ def without_filter() -> Bubblewrap:
 async def test_the_walls_hold_without_the_list_of_system_calls(
     without_filter: Bubblewrap, code: str, stopped_by: str
 ) -> None:
-    import re
-
     outcome = await done(without_filter, PYTHON, code)
     assert outcome.exit_code == 1, outcome.output
     assert re.search(stopped_by, outcome.output)

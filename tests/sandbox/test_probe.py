@@ -53,6 +53,15 @@ async def test_a_wall_that_is_missing_is_found_by_the_trial(
     assert fault in await faults_of(box)
 
 
+@linux_only
+async def test_a_sandbox_that_fails_its_trial_is_not_taken(
+    bubblewrap: Bubblewrap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workers.sandbox.bubblewrap.assembled", lambda machine: seccomp._return(seccomp._ALLOW))
+    with pytest.raises(SandboxRefused, match="Bubblewrap does not hold: The list of system calls does not hold"):
+        await probe.tried_bubblewrap(bubblewrap._home)
+
+
 async def test_pyodide_passes_its_trial(pyodide_sandbox: PyodideSandbox) -> None:
     assert await faults_of(pyodide_sandbox) == []
 

@@ -23,9 +23,7 @@ async def content(bench: Bench, path: str) -> str:
 
 
 def context(bench: Bench, **changes: Any) -> ToolContext:
-    plain = ToolContext(
-        hold=bench.hold, org_id=bench.org_id, call_id=uuid4(), is_repeat=False, services=bench.services
-    )
+    plain = ToolContext(hold=bench.hold, org_id=bench.org_id, call_id=uuid4(), is_repeat=False, services=bench.services)
     return replace(plain, **changes)
 
 

@@ -152,7 +152,8 @@ async def _changes(
 
 def _told(args: Args, outcome: Outcome, changes: list[str]) -> str:
     used = outcome.usage
-    usage = f"{used.wall_seconds:.2f} s, {used.cpu_seconds:.2f} s of processor, {used.most_memory_bytes / MIB:.0f} MiB at most"
+    memory = f"{used.most_memory_bytes / MIB:.0f} MiB at most"
+    usage = f"{used.wall_seconds:.2f} s, {used.cpu_seconds:.2f} s of processor, {memory}"
     if outcome.stopped:
         end = f"Stopped: {_WHY[outcome.stopped].format(seconds=args.timeout_seconds)}. No exit code."
     else:

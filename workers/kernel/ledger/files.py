@@ -53,7 +53,10 @@ async def read(hold: Hold, path: str) -> FileContent:
 
 
 async def write(hold: Hold, call_id: UUID | None, path: str, content: bytes, *, expected_version: int) -> int:
-    """Write the next version for a call, once (each time without a call); answers it. Raises Refused(conflict | invalid | too_large | limit)."""
+    """Write the next version for a call, once, or each time without one; answers it.
+
+    Raises Refused(conflict | invalid | too_large | limit).
+    """
     answer = await hold.call(
         "write_file",
         call=call_id,
