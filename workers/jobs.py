@@ -43,6 +43,7 @@ from workers.outbound.connections import Connections
 from workers.outbound.limits import OutboundLimits
 from workers.outbound.network import GuardedNetwork, public_trust, system_resolver
 from workers.outbound.oauth import post_through, token_limits
+from workers.sandbox.probe import ProbedSandbox, sandbox_home
 from workers.tools import TOOLS, openai_api_call
 from workers.tools.bound_sql import BoundSql
 from workers.tools.log_places import LogPlaces
@@ -81,6 +82,7 @@ class Workshop:
         envelope = envelope_of(settings)
         self._vault = Vault(gateway=self._gateway, envelope=envelope) if envelope else None
         self._workspace = Workspace(blobs=blobs_of(settings, envelope))
+        self._sandbox = ProbedSandbox(home=sandbox_home(settings.pam_home))
         self._queue = RunQueue(redis=runqueue.connect(settings.redis_url))
         model = OpenAIModel(name=settings.model, api_key=settings.model_key, base_url=settings.model_url or OPENAI_URL)
         # Its own client: a long transcription holds up no step of a run.
@@ -102,6 +104,7 @@ class Workshop:
                 outbound=outbound,
                 credentials=Connections(vault=self._vault, post=post_through(tokens)),
                 logs=LogPlaces(own=own_logs(settings)),
+                sandbox=self._sandbox,
                 model_api=self._model_api,
                 breaker=self._breaker,
             ),
@@ -117,6 +120,7 @@ class Workshop:
         self._thread.start()
         self.do(self._gateway.open())
         self.do(self._sql.open())
+        self.do(self._sandbox.open())
         cost_of(
             Usage(input_tokens=1, output_tokens=1), model=self._settings.model
         )  # reads the price list now, not in a run
@@ -167,6 +171,7 @@ class Workshop:
             pass
 
     async def _close(self) -> None:
+        await self._sandbox.close()
         await self._sql.close()
         await self._gateway.close()
         await self._redis.close()

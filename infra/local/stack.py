@@ -293,6 +293,7 @@ class Stack:
         environment = {
             **worker_environment(facts, model_key=key),
             "PAM_LOG_FOLDER": str(self._logs),
+            "PAM_HOME": str(self._options.home),
             **dict(self._options.worker_environment),
         }
         return await self._python(f"worker-{number}", ["workers.main"], environment, port=None)

@@ -10,10 +10,23 @@ from infra.mutations import (
     model_api,
     outbound,
     redis,
+    sandbox,
     sources,
 )
 
-_SURFACES = (functions, sources, consent, files, migrations, outbound, connections, redis, logs, model_api)
+_SURFACES = (
+    functions,
+    sources,
+    consent,
+    files,
+    migrations,
+    outbound,
+    connections,
+    redis,
+    logs,
+    model_api,
+    sandbox,
+)
 
 TARGETS = tuple(target for surface in _SURFACES for target in getattr(surface, "TARGETS", ()))
 MUTATIONS = tuple(mutation for surface in _SURFACES for mutation in surface.MUTATIONS)

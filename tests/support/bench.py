@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 
 import httpcore
 
+from infra.cli.setting import home
 from infra.local.facts import StackFacts
 from tests.support.database import Database
 from workers.agent.execution import Carried, Execution
@@ -34,6 +35,7 @@ from workers.outbound.breaker import Breaker
 from workers.outbound.client import Outbound
 from workers.outbound.limits import OutboundLimits
 from workers.outbound.network import GuardedNetwork, public_trust, system_resolver
+from workers.sandbox.probe import ProbedSandbox, sandbox_home
 from workers.tools import TOOLS
 from workers.tools.bound_sql import BoundSql, SqlLimits
 from workers.tools.log_places import LogPlaces
@@ -79,6 +81,7 @@ class Bench:
         model_api = OpenAIApi(
             wire=wire, base_url=facts.rehearsal_url, models=("rehearsal", "rehearsal-small"), base_pause_seconds=0.01
         )
+        sandbox = ProbedSandbox(home=sandbox_home(str(home())))
         await gateway.open()
         await sql.open()
         try:
@@ -87,10 +90,11 @@ class Bench:
             with TemporaryDirectory(prefix="pam-files-") as folder:
                 services = ToolServices(
                     sql=sql, redis=redis, workspace=folder_workspace(Path(folder)), outbound=outbound, logs=logs,
-                    model_api=model_api, breaker=breaker,
+                    model_api=model_api, breaker=breaker, sandbox=sandbox,
                 )  # fmt: skip
                 yield await cls._claimed(database, gateway, services, user, org)
         finally:
+            await sandbox.close()
             await model_api.aclose()
             await breaker.close()
             await redis.close()

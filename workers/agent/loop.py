@@ -218,7 +218,7 @@ class Loop:
 
     async def _stream(self, spoken: list[Message], allowed: Allowance, message_id: UUID) -> Answer:
         """The model's answer, shown while it is written."""
-        preview = Preview(hold=self._hold, message_id=message_id)
+        preview = Preview(hold=self._hold, of="message_id", id=message_id)
         async with aclosing(
             self._model.stream(spoken, self._offered, max_output_tokens=allowed.max_output_tokens)
         ) as items:

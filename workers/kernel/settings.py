@@ -41,6 +41,7 @@ class WorkerSettings:
     log_group: str | None = None
     log_region: str | None = None
     tool_models: tuple[str, ...] = ()
+    pam_home: str | None = None
 
     def __repr__(self) -> str:
         return f"WorkerSettings(model={self.model!r})"
@@ -72,6 +73,7 @@ class WorkerSettings:
             log_group=environment.get("PAM_LOG_GROUP", "").strip() or None,
             log_region=environment.get("AWS_REGION", "").strip() or None,
             tool_models=tuple(filter(None, map(str.strip, environment.get("PAM_TOOL_MODELS", "").split(",")))),
+            pam_home=environment.get("PAM_HOME", "").strip() or None,
         )
 
 

@@ -3,6 +3,7 @@
 from workers.tools import (
     api_call,
     ask_person,
+    code_execution,
     database_query,
     file_list,
     file_read,
@@ -23,6 +24,7 @@ TOOLS: tuple[Tool, ...] = (
     api_call.TOOL,
     openai_api_call.TOOL,
     log_search.TOOL,
+    code_execution.TOOL,
     redis_set.TOOL,
     redis_get.TOOL,
     ask_person.TOOL,

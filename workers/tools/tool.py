@@ -15,6 +15,7 @@ from workers.kernel.workspace import Workspace
 from workers.outbound.breaker import Breaker
 from workers.outbound.client import Outbound
 from workers.outbound.credentials import Credentials
+from workers.sandbox.sandbox import Runner
 from workers.tools.bound_sql import BoundSql
 from workers.tools.log_places import LogPlaces
 from workers.tools.redis_space import RedisSpace
@@ -34,6 +35,7 @@ class ToolServices:
     redis: RedisSpace
     workspace: Workspace
     outbound: Outbound
+    sandbox: Runner
     logs: LogPlaces
     model_api: ModelApi
     breaker: Breaker
@@ -53,7 +55,7 @@ class ToolContext:
     """For whom and under what key a call runs.
 
     `is_repeat`: a worker was lost after the intent was recorded. `agreed`: the facts that a person was shown and
-    approved, None when the policy asked nobody.
+    approved, None when the policy asked nobody. `on_output` shows text to the run's viewers while the call runs.
     """
 
     hold: Hold
@@ -62,6 +64,7 @@ class ToolContext:
     is_repeat: bool
     services: ToolServices
     agreed: dict[str, Any] | None = None
+    on_output: Callable[[str], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True)

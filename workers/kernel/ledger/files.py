@@ -85,8 +85,11 @@ async def read(hold: Hold, path: str, *, version: int | None = None) -> FileRow:
     return FileRow.model_validate(await hold.call("read_file", path=path, version=version))
 
 
-async def write(hold: Hold, call_id: UUID, path: str, content: bytes, *, expected_version: int) -> int:
-    """Write the next version for a call, once; answers it. Raises Refused(conflict | invalid | too_large | limit)."""
+async def write(hold: Hold, call_id: UUID | None, path: str, content: bytes, *, expected_version: int) -> int:
+    """Write the next version for a call, once, or each time without one; answers it.
+
+    Raises Refused(conflict | invalid | too_large | limit).
+    """
     answer = await hold.call(
         "write_file",
         call=call_id,
