@@ -23,7 +23,7 @@ from workers.model.openai_wire import OpenAIModel
 from workers.model.prices import cost_of
 from workers.model.protocol import Usage
 from workers.model.retry import RetryingModel
-from workers.tools import TOOLS
+from workers.tools import REGISTERED, TOOLS
 from workers.tools.bound_sql import BoundSql
 from workers.tools.redis_space import RedisSpace
 from workers.tools.tool import ToolServices
@@ -53,7 +53,7 @@ class Workshop:
             gateway=self._gateway,
             model=RetryingModel(model=model),
             tools=TOOLS,
-            services=ToolServices(sql=self._sql, redis=self._redis),
+            services=ToolServices(sql=self._sql, redis=self._redis, known=REGISTERED),
             slots=Slots(),
             leaving=self.leaving,
             worker=f"{socket.gethostname()}:{os.getpid()}",

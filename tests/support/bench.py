@@ -19,7 +19,7 @@ from workers.kernel.ledger.steps import Step
 from workers.kernel.ledger.tool_calls import CallStatus, RecordedCall
 from workers.kernel.worker_gateway import WorkerGateway
 from workers.model.protocol import ToolCall
-from workers.tools import TOOLS
+from workers.tools import REGISTERED, TOOLS
 from workers.tools.bound_sql import BoundSql, SqlLimits
 from workers.tools.redis_space import RedisSpace
 from workers.tools.tool import Tool, ToolContext, ToolServices
@@ -51,7 +51,7 @@ class Bench:
         await sql.open()
         try:
             user, org = await database.new_organization()
-            yield await cls._claimed(database, gateway, ToolServices(sql=sql, redis=redis), user, org)
+            yield await cls._claimed(database, gateway, ToolServices(sql=sql, redis=redis, known=REGISTERED), user, org)
         finally:
             await redis.close()
             await sql.close()

@@ -1,7 +1,17 @@
 """One file a tool, and the explicit tuple of them. The path that every call takes is in workers/agent."""
 
-from workers.tools import ask_person, database_query, file_list, file_read, file_write, redis_get, redis_set
-from workers.tools.tool import Tool
+from workers.tools import (
+    ask_person,
+    celery_task,
+    database_query,
+    file_list,
+    file_read,
+    file_write,
+    redis_get,
+    redis_set,
+    websocket_send,
+)
+from workers.tools.tool import Arguments, Tool
 
 TOOLS: tuple[Tool, ...] = (
     file_read.TOOL,
@@ -10,8 +20,15 @@ TOOLS: tuple[Tool, ...] = (
     database_query.TOOL,
     redis_set.TOOL,
     redis_get.TOOL,
+    celery_task.TOOL,
+    websocket_send.TOOL,
     ask_person.TOOL,
 )
+
+# What a job may be planned for: its arguments are checked when it is submitted.
+REGISTERED: dict[str, type[Arguments]] = {
+    tool.name: tool.arguments for tool in TOOLS if not tool.is_conduct and tool is not celery_task.TOOL
+}
 
 # The names a card may list: the contract with its writers. Those not in TOOLS come with later releases.
 CARD_TOOLS: tuple[str, ...] = (
