@@ -148,14 +148,14 @@ declare
   run pam.runs := pam_private.hold(list_jobs.run_id, list_jobs.fence, to_write => false);
 begin
   return jsonb_build_object(
-    'jobs', coalesce((select jsonb_agg(to_jsonb(found)) from (
+    'jobs', coalesce((select jsonb_agg(to_jsonb(listed)) from (
       select j.id as job_id, j.name, j.task, j.status, j.due_at, j.attempt, j.run_id, j.taint is not null or j.user_id <> run.user_id as is_foreign
         from pam.jobs j where j.org_id = run.org_id and (list_jobs.status is null or j.status::text = list_jobs.status)
-       order by j.created_at desc, j.id desc limit least(list_jobs.max_rows, 200)) as found), '[]'),
-    'schedules', coalesce((select jsonb_agg(to_jsonb(found)) from (
+       order by j.created_at desc, j.id desc limit least(list_jobs.max_rows, 200)) as listed), '[]'),
+    'schedules', coalesce((select jsonb_agg(to_jsonb(listed)) from (
       select s.id as schedule_id, s.name, s.task, s.cron, s.time_zone, s.next_at, s.skipped, s.taint is not null or s.user_id <> run.user_id as is_foreign
         from pam.schedules s where s.org_id = run.org_id and s.is_active
-       order by s.created_at desc, s.id desc limit 200) as found), '[]'));
+       order by s.created_at desc, s.id desc limit 200) as listed), '[]'));
 end $$;
 comment on function pam_worker.list_jobs is 'Newest jobs and active schedules of the run''s organisation: no arguments, no results. is_foreign: its name is not the person''s own word.';
 

@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 
 from workers.kernel import cron
+from workers.kernel.errors import Refused
 
 SWEEPS = ("sweep_approvals", "sweep_jobs", "sweep_runs")  # each answers the runs to ring for
 SCHEDULING = ("due_schedules", "advance_schedule")
@@ -25,8 +26,11 @@ async def sweep(call: Call) -> list[dict[str, Any]]:
             # It was one when it was submitted: this machine lacks the zone. Another may have it; nothing is lost.
             log.error("schedule not reckoned", schedule_id=due["id"], reason=str(error))
             continue
-        await call(
-            "advance_schedule", org_id=due["org_id"], id=due["id"],
-            due_at=datetime.fromisoformat(due["due_at"]), next_at=following,
-        )  # fmt: skip
+        try:
+            await call(
+                "advance_schedule", org_id=due["org_id"], id=due["id"],
+                due_at=datetime.fromisoformat(due["due_at"]), next_at=following,
+            )  # fmt: skip
+        except Refused as refusal:  # this machine dallied: the next sweep reckons anew, and the others' go on
+            log.warning("schedule not advanced", schedule_id=due["id"], reason=str(refusal))
     return [row for verb in SWEEPS for row in await call(verb) or []]
