@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from infra.cli.console import Json, answer, consoles, execute
-from infra.cli.groups import agents_app, policy_app
+from infra.cli.groups import agents_app, jobs_app, policy_app
 from infra.cli.person import CommandFailed
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.add_typer(agents_app, name="agents")
 app.add_typer(policy_app, name="policy")
+app.add_typer(jobs_app, name="jobs")
 
 
 @app.command()

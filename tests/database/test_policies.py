@@ -252,6 +252,19 @@ async def test_nobody_sends_on_a_runs_topic_but_the_verbs(world: World) -> None:
             assert state == "42501"
 
 
+async def test_an_organisations_topic_is_heard_by_members_and_spoken_on_by_developers(world: World) -> None:
+    topic = f"org:{world.a.org}"
+    look = f"select id from realtime.messages where topic = '{topic}'"
+    say = f"insert into realtime.messages (topic, extension) values ('{topic}', 'broadcast')"
+    expected = {"owner": ("", True), "admin": ("", True), "developer": ("", True), "viewer": ("42501", True)}
+    people = {**world.a.people, "removed": world.a.removed, "stranger": world.b.people["owner"]}
+    for name, person in people.items():
+        async with asking(world, "authenticated", {"sub": person, "role": "authenticated"}) as connection:
+            await connection.execute("select set_config('realtime.topic', %s, true)", [topic])
+            speaks, hears = (await attempt(connection, say))[0], bool((await attempt(connection, look))[1])
+        assert (speaks, hears) == expected.get(name, ("42501", False)), name
+
+
 @pytest.mark.parametrize("table", TENANT)
 async def test_a_policy_is_one_initplan_and_an_index_scan(world: World, table: str) -> None:
     person = world.a.people["owner"]
