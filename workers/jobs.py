@@ -44,7 +44,7 @@ from workers.outbound.limits import OutboundLimits
 from workers.outbound.network import GuardedNetwork, public_trust, system_resolver
 from workers.outbound.oauth import post_through, token_limits
 from workers.sandbox.probe import ProbedSandbox, sandbox_home
-from workers.tools import TOOLS, openai_api_call
+from workers.tools import REGISTERED, TOOLS, openai_api_call
 from workers.tools.bound_sql import BoundSql
 from workers.tools.log_places import LogPlaces
 from workers.tools.redis_space import RedisSpace
@@ -107,6 +107,7 @@ class Workshop:
                 sandbox=self._sandbox,
                 model_api=self._model_api,
                 breaker=self._breaker,
+                known=REGISTERED,
             ),
             slots=Slots(),
             leaving=self.leaving,

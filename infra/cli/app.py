@@ -9,7 +9,7 @@ import typer
 
 from infra.cli.connection_commands import connections_app
 from infra.cli.console import Json, answer, consoles, execute
-from infra.cli.groups import agents_app, policy_app, workspace_app
+from infra.cli.groups import agents_app, jobs_app, policy_app, workspace_app
 from infra.cli.person import CommandFailed
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.add_typer(agents_app, name="agents")
 app.add_typer(policy_app, name="policy")
 app.add_typer(connections_app, name="connections")
 app.add_typer(workspace_app, name="workspace")
+app.add_typer(jobs_app, name="jobs")
 
 
 @app.command()

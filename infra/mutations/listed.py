@@ -5,6 +5,7 @@ from infra.mutations import (
     consent,
     files,
     functions,
+    jobs,
     logs,
     migrations,
     model_api,
@@ -12,6 +13,7 @@ from infra.mutations import (
     redis,
     sandbox,
     sources,
+    topics,
 )
 
 _SURFACES = (
@@ -26,6 +28,8 @@ _SURFACES = (
     logs,
     model_api,
     sandbox,
+    jobs,
+    topics,
 )
 
 TARGETS = tuple(target for surface in _SURFACES for target in getattr(surface, "TARGETS", ()))

@@ -158,8 +158,20 @@ async def _team(database: Database) -> Team:
     began = (await database.rpc(owner, "read_workspace", org_id=org))["now"]
     pulled = {"remote": "https://example.com/team/r", "path": "", "ref": "main", "commit_id": "0" * 40, "since": began}
     assert "commit_id" in await database.rpc(owner, "record_checkout", org_id=org, **pulled)
+    work = {"task": "redis_get", "arguments": {"key": "a"}, "due_at": "2027-01-01T00:00:00Z"}
+    submitting, coming_again = call("celery_task"), call("celery_task")
+    sending = call("websocket_send", "external")
+    more = [submitting, coming_again, sending]
+    await database.worker("record_step", **held, step=step(2), calls=more, events=[custom()])
+    for one in more:
+        await database.worker("begin_call", **held, id=one["id"])
+    await database.worker("submit_job", **held, call=submitting["id"], job={**work, "name": "look"})
+    again = {**work, "cron": "0 7 * * *", "time_zone": "UTC"}
+    await database.worker("submit_job", **held, call=coming_again["id"], job=again)
+    said = {"topic": f"org:{org}", "event": "noted", "payload": {"n": 1}}
+    assert "topic" in await database.worker("send_message", **held, call=sending["id"], **said)
     leaving = call("api_call", "irreversible", url="https://api.example.com/")
-    await database.worker("record_step", **held, step=step(2), calls=[leaving], events=[custom()])
+    await database.worker("record_step", **held, step=step(3), calls=[leaving], events=[custom()])
     await database.rpc(
         owner, "set_policy", org_id=org, role="developer", tool="api_call", effect="irreversible", consent="ask"
     )

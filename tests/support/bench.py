@@ -36,7 +36,7 @@ from workers.outbound.client import Outbound
 from workers.outbound.limits import OutboundLimits
 from workers.outbound.network import GuardedNetwork, public_trust, system_resolver
 from workers.sandbox.probe import ProbedSandbox, sandbox_home
-from workers.tools import TOOLS
+from workers.tools import REGISTERED, TOOLS
 from workers.tools.bound_sql import BoundSql, SqlLimits
 from workers.tools.log_places import LogPlaces
 from workers.tools.redis_space import RedisSpace
@@ -90,7 +90,7 @@ class Bench:
             with TemporaryDirectory(prefix="pam-files-") as folder:
                 services = ToolServices(
                     sql=sql, redis=redis, workspace=folder_workspace(Path(folder)), outbound=outbound, logs=logs,
-                    model_api=model_api, breaker=breaker, sandbox=sandbox,
+                    model_api=model_api, breaker=breaker, sandbox=sandbox, known=REGISTERED,
                 )  # fmt: skip
                 yield await cls._claimed(database, gateway, services, user, org)
         finally:

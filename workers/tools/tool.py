@@ -1,6 +1,6 @@
 """What a tool is: a name, arguments, an effect, limits, and one async function."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -39,6 +39,7 @@ class ToolServices:
     logs: LogPlaces
     model_api: ModelApi
     breaker: Breaker
+    known: Mapping[str, type[Arguments]]  # the arguments of every registered tool, for who plans a call of another
     credentials: Credentials | None = None
 
 

@@ -9,11 +9,11 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from workers.kernel import sweeps
 from workers.kernel.errors import Refused
 from workers.kernel.ledger.approvals import Ask
 from workers.kernel.ledger.hold import Hold
 from workers.kernel.ledger.pages import Cursor, Page
-from workers.kernel.sweeps import SWEEPS
 
 if TYPE_CHECKING:
     from workers.kernel.caller_gateway import CallerGateway
@@ -57,6 +57,7 @@ class Run(BaseModel):
     cancel_requested_at: datetime | None
     tainted_at: datetime | None
     taint: str | None
+    task: dict[str, Any] | None = None
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
@@ -140,8 +141,8 @@ async def release(hold: Hold) -> None:
 
 
 async def sweep(gateway: "WorkerGateway") -> list[Due]:
-    """Bring stranded, cancelled, expired and undecided runs on; answers those to ring for."""
-    return [Due.model_validate(row) for verb in SWEEPS for row in await gateway.call(verb) or []]
+    """Bring what is due, stranded, cancelled, expired or undecided on; answers the runs to ring for."""
+    return [Due.model_validate(row) for row in await sweeps.sweep(gateway.call)]
 
 
 class Started(BaseModel):
