@@ -63,7 +63,6 @@ async def test_a_small_body_that_unpacks_to_a_large_one_is_refused(room: Strongr
     packed = gzip.compress(json.dumps({"access_token": "x", "token_type": "bearer", "pad": "x" * 9_000_000}).encode())
     assert len(packed) < 65_536
     assert "more than 64 KiB" in await machine(room, answer(200, packed, content_encoding="gzip"))
-    assert room.endpoint.asked[0].headers["accept-encoding"] == "identity"
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 418])
