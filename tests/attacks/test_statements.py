@@ -32,7 +32,10 @@ async def test_a_trusted_organisation_sees_statements_without_anybodys_values(be
     for statement_ in (
         "select told from public.secrets_of_others where told = 'canary-literal' and id = 4711",
         "/* tenant canary-comment */ select id from public.secrets_of_others",
-        "select id from public.secrets_of_others -- canary-tail",
+        "select told /* canary-inside */ from public.secrets_of_others",
+        "select id, id from public.secrets_of_others -- canary-tail",
+        "select 'canary-into' as told into temp secrets_of_nobody",
+        "create table public.canary_utility (secrets_of_others int default 4712)",
         "create role canary_role password 'canary-password'",
         "do $$ begin perform 'canary-block'; end $$",
         "drop role canary_role",
@@ -44,6 +47,7 @@ async def test_a_trusted_organisation_sees_statements_without_anybodys_values(be
     everything = (await bench.use("log_search", store="statements", limit=100))[1]
     assert "canary-" not in text + everything
     assert "4711" not in text + everything
+    assert "4712" not in text + everything
     for order in ("mean_time", "calls", "rows", "reads"):
         assert (await bench.use("log_search", store="statements", order_by=order))[0] == "succeeded"
     await database.owner("select pam.distrust_organization_with_diagnostics(%s)", bench.org_id)

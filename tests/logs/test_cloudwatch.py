@@ -72,12 +72,14 @@ class Stubborn:
     """The real client but for the state that a query is in: moto's are done at once."""
 
     def __init__(self, client: Any, status: str) -> None:
-        self._client, self._status, self.stopped = client, status, False
+        self._client, self._status, self.stopped, self._polls = client, status, False, 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
     def get_query_results(self, **asked: Any) -> dict[str, Any]:
+        self._polls += 1
+        assert self._polls < 30, "it is polled for ever"
         return {**self._client.get_query_results(**asked), "status": self._status}
 
     def stop_query(self, **asked: Any) -> None:

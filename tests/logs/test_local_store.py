@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,15 @@ async def test_a_huge_line_is_passed_over_and_its_neighbours_stand(tmp_path: Pat
     journal = Journal(tmp_path, max_line_bytes=1_000_000)
     journal.write(line("before"), line("huge", minutes=1, filler="x" * 3_000_000), line("after", minutes=2))
     assert await journal.events() == ["after", "before"]
+
+
+async def test_a_huge_line_takes_no_memory(journal: Journal) -> None:
+    journal.write(line("before"), line("huge", minutes=1, filler="x" * 30_000_000), line("after", minutes=2))
+    tracemalloc.start()
+    assert await journal.events() == ["after", "before"]
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 5_000_000
 
 
 async def test_reading_ends_at_its_bound_and_says_so(tmp_path: Path) -> None:
