@@ -206,6 +206,9 @@ async def test_a_change_of_another_organisation_is_not_there(project: Project) -
         assert "no such change" in (carried.ended[0].result or "")
     _, text = await other.use("supabase_migrate", action="status")
     assert change not in text
+    call = await other.planned("supabase_migrate", {"action": "apply", "change": change})
+    foreign = Project(project.database, other)
+    assert (await approve(foreign, change, call.id))["refused"]["code"] == "not_found"
 
 
 async def test_an_organisation_that_is_not_trusted_sees_and_does_nothing(project: Project) -> None:

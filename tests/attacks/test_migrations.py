@@ -158,7 +158,7 @@ async def test_a_migration_that_reaches_too_far_is_refused_in_a_sentence_and_not
     ] == 0
 
 
-@pytest.mark.parametrize("mechanism", ["NUL", "lone surrogate"])
+@pytest.mark.parametrize("mechanism", ["NUL", "lone surrogate", "too long"])
 def test_the_guard_itself_refuses_what_the_path_refuses_before_it(mechanism: str) -> None:
     sql, said = GUARDED[mechanism]
     with pytest.raises(ChangeRefused, match=said):
