@@ -49,18 +49,6 @@ def custom(name: str = "pam.note", value: Any = 1) -> dict[str, Any]:
     return {"type": "CUSTOM", "name": name, "value": value}
 
 
-def schema_verbs() -> dict[str, Any]:
-    """The worker's verbs on schema changes, with arguments that fit."""
-    return {
-        "schema_state": {},
-        "propose_change": {"call": uuid4(), "name": "a", "sql": "x", "findings": [], "acknowledged": {}},
-        "read_change": {"change": uuid4()},
-        "request_check": {"change": uuid4()},
-        "approve_change": {"call": uuid4(), "change": uuid4(), "sql_sha256": "x"},
-        "export_change": {"call": uuid4(), "change": uuid4()},
-    }
-
-
 FINISHED = {"type": "RUN_FINISHED", "outcome": {"type": "success"}}
 BROKEN = {"type": "RUN_ERROR", "message": "It broke.", "code": "broken"}
 

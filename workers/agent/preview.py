@@ -1,4 +1,4 @@
-"""Text that is still being written, by a model or a program, shown at most every quarter of a second, outside the log, first to be dropped."""
+"""Text of a model or a program that is still being written: outside the log, first to be dropped."""
 
 import time
 from typing import Literal
