@@ -33,12 +33,17 @@ def demo(
     record: Annotated[
         Path | None, typer.Option(help="Keep every raw websocket frame, the cut and the stored rows in this folder.")
     ] = None,
+    all_tools: Annotated[
+        bool, typer.Option("--all-tools", help="Also the second chapter: every tool of the card in a real run.")
+    ] = False,
 ) -> None:
     """Run the main job on real input: two runs, rendered live, one cut in the middle."""
     from infra.cli.demo import run_demo
     from infra.cli.setting import environment
 
-    report = execute(run_demo(environment(), console=consoles(as_json), fresh=fresh, record=record))
+    report = execute(
+        run_demo(environment(), console=consoles(as_json), fresh=fresh, record=record, all_tools=all_tools)
+    )
     error = report.get("error")
     if error:
         print(f"pam: {error}", file=sys.stderr)

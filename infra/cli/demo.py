@@ -12,6 +12,7 @@ from uuid import UUID
 import httpx
 from rich.console import Console
 
+from infra.cli.demo_tools import ToolReport, play_tools
 from infra.cli.live import Cut, FrameRecorder, LoggedEvent, PreviewFrame, RunFollower
 from infra.cli.person import CommandFailed, Person
 from infra.cli.setting import check_model, stack_options
@@ -55,11 +56,15 @@ class RunReport:
 class Demo:
     """Both runs of the demo for a fresh person."""
 
-    def __init__(self, *, facts: StackFacts, console: Console, limit_usd: str, record: Path | None) -> None:
+    def __init__(
+        self, *, facts: StackFacts, console: Console, limit_usd: str, record: Path | None, all_tools: bool
+    ) -> None:
         self._facts = facts
         self._console = console
         self._limit_usd = limit_usd
         self._record = record
+        self._all_tools = all_tools
+        self.tools: list[ToolReport] = []
         self.runs: list[RunReport] = []
         self.seconds_to_first_event: float | None = None
 
@@ -94,7 +99,24 @@ class Demo:
             f"The connection was cut in mid-run and read on by seq: {second.report.events} events, "
             f"{second.report.gaps} lost, {second.report.duplicates} doubled ({second.live} came live)."
         )
+        if self._all_tools:
+            await self._play_tools(person, org_id, str(agent["name"]))
         await self._check_script()
+
+    async def _play_tools(self, person: Person, org_id: str, agent: str) -> None:
+        """The second chapter. Raises CommandFailed when a tool has not done its work, or left no trace of it."""
+        self._say("\nThe second chapter: every tool of the card.\n")
+        _, self.tools = await play_tools(
+            person, org_id, agent, facts=self._facts, console=self._console, limit_usd=self._limit_usd
+        )
+        for tool in self.tools:
+            mark = "✔" if tool.is_whole else "✘"
+            self._say(
+                f"  {mark} {tool.tool}: event {tool.event_seq}, ledger {', '.join(tool.ledger) or 'no row'}, "
+                f"{tool.audit_rows} audit rows"
+            )
+        if missing := [tool.tool for tool in self.tools if not tool.is_whole]:
+            raise CommandFailed(f"not every tool is shown to work: {', '.join(missing)}")
 
     async def _check_script(self) -> None:
         """A script that is not used up, or that met what it did not expect, fails loudly."""
@@ -248,7 +270,9 @@ class _Played:
     report: RunReport = None  # type: ignore[assignment]
 
 
-async def run_demo(env: dict[str, str], *, console: Console, fresh: bool, record: Path | None) -> dict[str, Any]:
+async def run_demo(
+    env: dict[str, str], *, console: Console, fresh: bool, record: Path | None, all_tools: bool = False
+) -> dict[str, Any]:
     """The whole demo; answers what --json prints, with `error` when it failed."""
     began = time.monotonic()
     limit = money_limit(env)
@@ -276,7 +300,7 @@ async def run_demo(env: dict[str, str], *, console: Console, fresh: bool, record
         ) as facts:
             check_model(facts, options.model)
             console.print(f"  The stack is ready: {time.monotonic() - began:.1f} s.\n", style="dim", highlight=False)
-            demo = Demo(facts=facts, console=console, limit_usd=str(limit), record=record)
+            demo = Demo(facts=facts, console=console, limit_usd=str(limit), record=record, all_tools=all_tools)
             await demo.play()
     except (CommandFailed, StackFailed) as failure:
         error = str(failure)
@@ -289,6 +313,8 @@ async def run_demo(env: dict[str, str], *, console: Console, fresh: bool, record
         "seconds_to_first_event": demo.seconds_to_first_event if demo else None,
         "seconds": round(time.monotonic() - began, 2),
     }
+    if all_tools:
+        report["tools"] = [vars(tool) for tool in demo.tools] if demo else []
     if error is not None:
         report["error"] = error
     return report
