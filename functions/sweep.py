@@ -9,14 +9,11 @@ import psycopg
 import structlog
 
 from functions.settings import SweepSettings
-from workers.kernel import runqueue, telemetry
+from workers.kernel import runqueue, sweeps, telemetry
 from workers.kernel.errors import Unavailable
-from workers.kernel.ledger import runs
 from workers.kernel.runqueue import RunQueue
 
 log = structlog.get_logger()
-
-MAX_RUNS = 500
 
 
 async def sweep(*, database_url: str, queue: RunQueue) -> dict[str, int]:
@@ -32,10 +29,14 @@ async def sweep(*, database_url: str, queue: RunQueue) -> dict[str, int]:
             connect_timeout=5,
             application_name="pam-sweep",
         ) as connection:
-            due: list[dict[str, Any]] = []
-            for verb in runs.SWEEPS:
-                row = await (await connection.execute(f"select pam_worker.{verb}(%s)".encode(), [MAX_RUNS])).fetchone()
-                due += row[0] if row else []
+
+            async def call(verb: str, **arguments: Any) -> Any:
+                names = ", ".join(f"{name} => %({name})s" for name in arguments)
+                statement = f"select pam_worker.{verb}({names})".encode()
+                row = await (await connection.execute(statement, arguments or None)).fetchone()
+                return row[0] if row else None
+
+            due = await sweeps.sweep(call)
     except psycopg.OperationalError as error:
         # The driver's own message can name the host and the login.
         raise Unavailable(f"the database did not answer ({type(error).__name__})") from None

@@ -230,7 +230,9 @@ async def uninstall(dsn: str) -> list[str]:
         async with connection.transaction():
             await connection.execute("select pam.close_to_agent(o.table_id) from pam_private.opened_tables o")
             await connection.execute(
-                'drop policy if exists "pam: people watch the runs of their organisations" on realtime.messages'
+                "do $$ declare p text; begin for p in select polname from pg_catalog.pg_policy"
+                " where polrelid = 'realtime.messages'::regclass and polname like 'pam: %' loop"
+                " execute format('drop policy %I on realtime.messages', p); end loop; end $$"
             )
             rows = await (await connection.execute(_DEPENDANTS)).fetchall()
             if rows:

@@ -4,22 +4,31 @@ import asyncio
 import os
 import socket
 import threading
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import httpcore
 import structlog
 
 from workers.agent.shutdown import LeavingFlag
 from workers.agent.slots import Slots
 from workers.agent.turn import Turns
 from workers.kernel import runqueue
-from workers.kernel.errors import PamError, Unavailable
+from workers.kernel.blobs import Blobs, FolderBlobs
+from workers.kernel.envelope import Envelope
+from workers.kernel.errors import PamError, SettingMissing, Unavailable
+from workers.kernel.key_file import LocalKeyRing
+from workers.kernel.kms import KmsKeyRing
 from workers.kernel.ledger import runs
 from workers.kernel.runqueue import RunQueue
+from workers.kernel.s3_blobs import S3Blobs
 from workers.kernel.settings import WorkerSettings
+from workers.kernel.vault import Vault
 from workers.kernel.worker_gateway import WorkerGateway
+from workers.kernel.workspace import Workspace
 from workers.logs.cloudwatch import CloudWatchLogs, CloudWatchPlace
 from workers.logs.local_store import LocalLogs
 from workers.logs.query import LogStore
@@ -29,7 +38,13 @@ from workers.model.prices import cost_of
 from workers.model.protocol import Usage
 from workers.model.retry import RetryingModel
 from workers.outbound.breaker import Breaker
-from workers.tools import TOOLS, openai_api_call
+from workers.outbound.client import Outbound
+from workers.outbound.connections import Connections
+from workers.outbound.limits import OutboundLimits
+from workers.outbound.network import GuardedNetwork, public_trust, system_resolver
+from workers.outbound.oauth import post_through, token_limits
+from workers.sandbox.probe import ProbedSandbox, sandbox_home
+from workers.tools import REGISTERED, TOOLS, openai_api_call
 from workers.tools.bound_sql import BoundSql
 from workers.tools.log_places import LogPlaces
 from workers.tools.redis_space import RedisSpace
@@ -50,13 +65,26 @@ class Workshop:
         self._settings = settings
         self.leaving = LeavingFlag()
         self._loop = asyncio.new_event_loop()
+        self._chores: list[Future[None]] = []
         self._thread = threading.Thread(target=self._loop.run_forever, name="workshop", daemon=True)
         self._gateway = WorkerGateway(dsn=settings.database_url)
         self._sql = BoundSql(dsn=settings.agent_database_url)
         self._redis = RedisSpace(url=settings.upstash_url, token=settings.upstash_token)
+        self._breaker = Breaker(url=settings.upstash_url, token=settings.upstash_token)
+        network = GuardedNetwork(
+            resolver=system_resolver,
+            connector=httpcore.AnyIOBackend(),
+            trust=public_trust(),
+            may_reach_loopback=settings.may_reach_loopback,
+        )
+        outbound = Outbound(network=network, breaker=self._breaker, limits=OutboundLimits())
+        tokens = Outbound(network=network, breaker=self._breaker, limits=token_limits())
+        envelope = envelope_of(settings)
+        self._vault = Vault(gateway=self._gateway, envelope=envelope) if envelope else None
+        self._workspace = Workspace(blobs=blobs_of(settings, envelope))
+        self._sandbox = ProbedSandbox(home=sandbox_home(settings.pam_home))
         self._queue = RunQueue(redis=runqueue.connect(settings.redis_url))
         model = OpenAIModel(name=settings.model, api_key=settings.model_key, base_url=settings.model_url or OPENAI_URL)
-        self._breaker = Breaker(url=settings.upstash_url, token=settings.upstash_token)
         # Its own client: a long transcription holds up no step of a run.
         self._model_api = OpenAIApi(
             wire=OpenAIModel(
@@ -72,9 +100,14 @@ class Workshop:
             services=ToolServices(
                 sql=self._sql,
                 redis=self._redis,
+                workspace=self._workspace,
+                outbound=outbound,
+                credentials=Connections(vault=self._vault, post=post_through(tokens)),
                 logs=LogPlaces(own=own_logs(settings)),
+                sandbox=self._sandbox,
                 model_api=self._model_api,
                 breaker=self._breaker,
+                known=REGISTERED,
             ),
             slots=Slots(),
             leaving=self.leaving,
@@ -88,14 +121,17 @@ class Workshop:
         self._thread.start()
         self.do(self._gateway.open())
         self.do(self._sql.open())
+        self.do(self._sandbox.open())
         cost_of(
             Usage(input_tokens=1, output_tokens=1), model=self._settings.model
         )  # reads the price list now, not in a run
-        self._sweeping = asyncio.run_coroutine_threadsafe(self._sweep(), self._loop)
+        for chore, work in (("sweep", self._sweep), ("seal", self._seal), ("store", self._store)):
+            self._chores.append(asyncio.run_coroutine_threadsafe(self._repeat(chore, work), self._loop))
 
     def close(self) -> None:
         """Stop sweeping and return every connection."""
-        self._sweeping.cancel()
+        for chore in self._chores:
+            chore.cancel()
         self.do(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
@@ -108,25 +144,58 @@ class Workshop:
         """One turn of a run."""
         self.do(self._turns.advance(run_id, turn))
 
-    async def _sweep(self) -> None:
-        """Every worker looks for stranded, due and expired runs; the database lets one of them at a time."""
+    async def _repeat(self, chore: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Do a chore again and again. One that dies silently strands everybody, so it goes on after any error."""
         while True:
             try:
-                for due in await runs.sweep(self._gateway):
-                    await self._queue.ring(due.run_id, due.turn)
-                    log.info("run swept up", run_id=str(due.run_id), turn=due.turn)
+                await work()
             except PamError as error:
-                log.warning("sweep missed", reason=str(error))
-            except Exception as error:  # a sweeper that dies silently strands everybody's runs
-                log.error("sweep broke", error=type(error).__name__)
+                log.warning("chore missed", chore=chore, reason=str(error))
+            except Exception as error:
+                log.error("chore broke", chore=chore, error=type(error).__name__)
             await asyncio.sleep(self._settings.sweep_seconds)
 
+    async def _sweep(self) -> None:
+        """Every worker looks for stranded, due and expired runs; the database lets one of them at a time."""
+        for due in await runs.sweep(self._gateway):
+            await self._queue.ring(due.run_id, due.turn)
+            log.info("run swept up", run_id=str(due.run_id), turn=due.turn)
+
+    async def _seal(self) -> None:
+        """Every worker that holds keys seals anew what browsers deposited, and what lies under an older key."""
+        if self._vault is not None:
+            await self._vault.sweep()
+
+    async def _store(self) -> None:
+        """Every worker takes what was written to object storage; the database hands each version to one of them."""
+        while await self._workspace.store(self._gateway):
+            pass
+
     async def _close(self) -> None:
+        await self._sandbox.close()
         await self._sql.close()
         await self._gateway.close()
         await self._redis.close()
         await self._model_api.aclose()
         await self._breaker.close()
+
+
+def envelope_of(settings: WorkerSettings) -> Envelope | None:
+    """What seals credentials and files: keys of AWS KMS, a key file, or nothing; connections are refused then."""
+    if settings.kms_key_ids:
+        return Envelope(ring=KmsKeyRing(key_ids=settings.kms_key_ids))
+    return Envelope(ring=LocalKeyRing(file=settings.key_file)) if settings.key_file else None
+
+
+def blobs_of(settings: WorkerSettings, envelope: Envelope | None) -> Blobs:
+    """Where files are kept: the bucket, or a folder. Raises SettingMissing when the folder would lie open."""
+    if settings.files_bucket:
+        return S3Blobs(bucket=settings.files_bucket, kms_key_id=next(iter(settings.kms_key_ids), None))
+    if settings.files_folder is None:
+        raise SettingMissing("PAM_FILES_BUCKET is not set: the bucket where files are kept")
+    if envelope is None:
+        raise SettingMissing("PAM_KEY_FILE is not set: the key file that seals PAM_FILES_FOLDER")
+    return FolderBlobs(folder=settings.files_folder, envelope=envelope)
 
 
 def own_logs(settings: WorkerSettings) -> LogStore | None:

@@ -40,6 +40,14 @@ async def _nothing(args: Any, context: ToolContext) -> ToolResult:
     return ToolResult("done")
 
 
+async def held_run(connection: psycopg.AsyncConnection[Any], org_id: UUID, user_id: UUID) -> UUID:
+    """A run of the organisation's agent `bench` that a worker holds by the fence 1."""
+    row = await (await connection.execute(_HELD_RUN.encode(), {"org": org_id, "user": user_id})).fetchone()
+    if row is None:
+        raise RuntimeError("the bench's agent is not there")
+    return UUID(str(row[0]))
+
+
 async def path_of_a_call(bench: Bench) -> Row:
     """A call of a tool that does nothing, by the whole path, against a bare call of it and one insert."""
     telemetry.configure("bench", level="warning")  # a line for each call would be measured, too
@@ -48,11 +56,8 @@ async def path_of_a_call(bench: Bench) -> Row:
     await gateway.open()
     connection = await psycopg.AsyncConnection.connect(bench.facts.admin_dsn, autocommit=True)
     try:
-        values = {"org": UUID(bench.org_id), "user": UUID(bench.person.user_id)}
-        row = await (await connection.execute(_HELD_RUN.encode(), values)).fetchone()
-        if row is None:
-            raise RuntimeError("the bench's agent is not there")
-        hold = Hold(gateway, row[0], 1)
+        run_id = await held_run(connection, UUID(bench.org_id), UUID(bench.person.user_id))
+        hold = Hold(gateway, run_id, 1)
         execution = Execution(
             hold=hold,
             org_id=UUID(bench.org_id),

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from infra.bench import calls, process, rows, runs
+from infra.bench import calls, process, rows, runs, sandbox, workspaces
 from infra.bench.measure import Row
 from infra.bench.runs import Bench
 from infra.cli.person import CommandFailed
@@ -26,12 +26,15 @@ ALONE: dict[str, Measured] = {
     "cold import of functions.hooks": lambda: process.cold_import("functions.hooks"),
     "warm GET /health through Mangum": process.warm_call,
     "SQL guard, a typical statement": process.guard_look,
+    "sandbox start → first line": sandbox.first_line,
 }
 ON_A_STACK: dict[str, Callable[[Bench], Awaitable[Row]]] = {
     "start_run → first live event": runs.first_event,
     "whole run with one tool": runs.one_tool,
     "one step more": runs.added_step,
     "path of a tool call": calls.path_of_a_call,
+    "file_list of 10,000 files": workspaces.list_files,
+    "search of 10,000 files": workspaces.search_files,
     "list of 20 runs under RLS": lambda bench: rows.list_runs(bench.facts, bench.org_id, bench.person.user_id),
 }
 

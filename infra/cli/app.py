@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
+from infra.cli.connection_commands import connections_app
 from infra.cli.console import Json, answer, consoles, execute
-from infra.cli.groups import agents_app, policy_app
+from infra.cli.groups import agents_app, jobs_app, policy_app, workspace_app
 from infra.cli.person import CommandFailed
 
 app = typer.Typer(
@@ -20,6 +21,9 @@ app = typer.Typer(
 )
 app.add_typer(agents_app, name="agents")
 app.add_typer(policy_app, name="policy")
+app.add_typer(connections_app, name="connections")
+app.add_typer(workspace_app, name="workspace")
+app.add_typer(jobs_app, name="jobs")
 
 
 @app.command()
@@ -196,6 +200,17 @@ def uninstall(
     from infra.cli.project import run_uninstall
 
     answer(as_json, execute(run_uninstall(db_url, console=consoles(as_json), is_sure=yes)))
+
+
+@app.command()
+def operator(db_url: DbUrl, as_json: Json = False) -> None:
+    """Try and apply approved changes of the schema on the owner's connection, in the foreground, until Ctrl-C."""
+    from infra.owner.service import serve
+    from workers.kernel import telemetry
+
+    telemetry.configure("operator")
+    execute(serve(db_url))
+    answer(as_json, {"stopped": True})
 
 
 @app.command()

@@ -33,11 +33,12 @@ class LoggedEvent:
 
 @dataclass(frozen=True)
 class PreviewFrame:
-    """Text that is still being written."""
+    """Text that is still being written: of a message, or of a call's program when `is_output`."""
 
     message_id: str
     offset: int
     text: str
+    is_output: bool = False
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,9 @@ class RunFollower:
                 return
             self.tally.frames += 1
             if kind == "preview":
-                yield PreviewFrame(message["message_id"], message["offset"], message["text"])
+                is_output = "call_id" in message
+                id = message["call_id" if is_output else "message_id"]
+                yield PreviewFrame(id, message["offset"], message["text"], is_output)
                 continue
             if message["first"] > self._last + 1 or message["events"] is None:
                 async for event in self._catch_up():

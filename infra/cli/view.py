@@ -30,6 +30,9 @@ class RunView:
         match item:
             case Cut():
                 self._line("[yellow]  ✂ the connection is gone; reading on from the log[/yellow]")
+            case PreviewFrame(_, _, text, is_output=True):
+                for line in _first_lines(text, self._columns - 4):
+                    self._line(f"    [dim]┊ {escape(line)}[/dim]")
             case PreviewFrame(message_id, offset, text):
                 self._preview(message_id, offset, text)
             case LoggedEvent(payload=payload):

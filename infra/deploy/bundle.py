@@ -35,7 +35,7 @@ class Bundle:
 BUNDLES = (
     Bundle("api", "functions.main", ("fastapi", "mangum", "postgrest", "httpx", "pyjwt[crypto]", "structlog")),
     Bundle("hooks", "functions.hooks", ("starlette", "mangum", "redis", "rq", "structlog")),
-    Bundle("sweep", "functions.sweep", ("psycopg[binary]", "redis", "rq", "structlog")),
+    Bundle("sweep", "functions.sweep", ("psycopg[binary]", "redis", "rq", "structlog", "cronsim", "tzdata")),
 )
 
 

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+KEY_FILE = "keys.json"
+
 
 @dataclass(frozen=True)
 class Secrets:
@@ -77,6 +79,11 @@ class StackFacts:
     model: str
     model_url: str
 
+    @property
+    def key_file(self) -> str:
+        """Where the keys lie that seal connections; workers alone read it."""
+        return str(Path(self.state) / KEY_FILE)
+
     @classmethod
     def read(cls, file: Path) -> "StackFacts | None":
         """The facts of the running stack, or None while there is none."""
@@ -102,6 +109,8 @@ class StackFacts:
             "UPSTASH_REDIS_REST_URL": self.upstash_url,
             "UPSTASH_REDIS_REST_TOKEN": self.upstash_token,
             "PAM_WEBHOOK_SECRET": self.webhook_secret,
+            "PAM_FILES_FOLDER": str(Path(self.state) / "files"),
+            "PAM_KEY_FILE": str(Path(self.state) / "keys.json"),
         }
 
 

@@ -16,11 +16,12 @@ import psycopg
 import structlog
 
 from infra import installation
-from infra.local.facts import ModelChoice, Secrets, StackFacts, write_private
+from infra.local.facts import KEY_FILE, ModelChoice, Secrets, StackFacts, write_private
 from infra.local.lite import Lite
 from infra.local.postgres import Postgres, lay_out
 from infra.local.processes import Child, ProcessFailed, answers_on, free_port
 from infra.local.redis import start_redis
+from workers.kernel.key_file import LocalKeyRing
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -50,7 +51,14 @@ def worker_environment(facts: StackFacts, *, model_key: str) -> dict[str, str]:
     kept = facts.environment()
     for name in ("PAM_WEBHOOK_SECRET", "SUPABASE_JWT_SECRET", "PAM_SWEEPER_DATABASE_URL"):
         del kept[name]
-    return {**kept, "PAM_MODEL": facts.model, "OPENAI_API_KEY": model_key, "OPENAI_BASE_URL": facts.model_url}
+    return {
+        **kept,
+        "PAM_OUTBOUND_LOOPBACK": "1",  # this machine is the only world that the stack has
+        "PAM_MODEL": facts.model,
+        "OPENAI_API_KEY": model_key,
+        "OPENAI_BASE_URL": facts.model_url,
+        "PAM_KEY_FILE": facts.key_file,
+    }
 
 
 class Stack:
@@ -62,6 +70,7 @@ class Stack:
         self._state = options.state
         self._logs = options.state / "logs"
         self._secrets = Secrets.keep(options.state / "secrets.json")
+        LocalKeyRing.make_file(options.state / KEY_FILE)
         self._lite = Lite(home=options.home)
         self._children: dict[str, Child] = {}
         self._starters: dict[str, Callable[[], Coroutine[Any, Any, Child]]] = {}
@@ -115,6 +124,7 @@ class Stack:
             rest.create_task(self._begin("rehearsal", self._start_rehearsal))
         for number in range(1, self._options.workers + 1):
             await self._begin(f"worker-{number}", lambda number=number: self._start_worker(facts, number))  # type: ignore[misc]
+        await self._begin("operator", lambda: self._start_operator(facts))
         return facts
 
     async def _begin(self, name: str, starter: Callable[[], Coroutine[Any, Any, Child]]) -> None:
@@ -283,9 +293,14 @@ class Stack:
         environment = {
             **worker_environment(facts, model_key=key),
             "PAM_LOG_FOLDER": str(self._logs),
+            "PAM_HOME": str(self._options.home),
             **dict(self._options.worker_environment),
         }
         return await self._python(f"worker-{number}", ["workers.main"], environment, port=None)
+
+    async def _start_operator(self, facts: StackFacts) -> Child:
+        environment = {"PAM_OWNER_DATABASE_URL": facts.owner_dsn}  # no other child has the owner's connection
+        return await self._python("operator", ["infra.owner"], environment, port=None)
 
     async def watch(self, until: asyncio.Event) -> None:
         """Start again what ends by itself, each after a growing pause of its own, until told to stop."""

@@ -9,15 +9,16 @@ from psycopg import sql
 from infra.mutations.mutation import Mutation, SqlChange
 
 POLICIES = ("tests/database/test_catalogue.py", "tests/database/test_policies.py")
-UNIQUE = tuple(f"tests/database/test_{name}.py" for name in ("doors", "files", "verbs", "neighbours"))
+UNIQUE = tuple(f"tests/database/test_{name}.py" for name in ("doors", "files", "verbs", "neighbours", "schema_changes"))
 TRIGGERS = (
     "tests/database/test_organizations.py",
     "tests/database/test_verbs.py",
     "tests/database/test_doorbell.py",
+    "tests/database/test_schema_changes.py",
 )
 
 _POLICIES: LiteralString = """
-  select schemaname, tablename, policyname from pg_catalog.pg_policies
+  select schemaname, tablename, policyname, cmd from pg_catalog.pg_policies
    where schemaname like 'pam%' or (schemaname = 'realtime' and policyname like 'pam: %') order by 1, 2, 3"""
 _TABLES: LiteralString = """
   select relnamespace::regnamespace::text as schemaname, relname::text as tablename from pg_catalog.pg_class
@@ -72,9 +73,13 @@ def _policies(rows: list[dict[str, Any]]) -> Iterator[Mutation]:
     for row in rows:
         table, policy = f"{row['schemaname']}.{row['tablename']}", str(row["policyname"])
         names = {"s": str(row["schemaname"]), "t": str(row["tablename"]), "p": policy}
-        yield Mutation(f"policy dropped: {table}", _said("drop policy {p} on {s}.{t}", **names), POLICIES)
-        yield Mutation(f"policy widened: {table}", _said("alter policy {p} on {s}.{t} using (true)", **names), POLICIES)
-        yield Mutation(f"policy for all: {table}", _said("alter policy {p} on {s}.{t} to public", **names), POLICIES)
+        told = f"{table}: {policy}" if row["schemaname"] == "realtime" else table
+        open_to_all = "with check (true)" if row["cmd"] == "INSERT" else "using (true)"
+        yield Mutation(f"policy dropped: {told}", _said("drop policy {p} on {s}.{t}", **names), POLICIES)
+        yield Mutation(
+            f"policy widened: {told}", _said(f"alter policy {{p}} on {{s}}.{{t}} {open_to_all}", **names), POLICIES
+        )
+        yield Mutation(f"policy for all: {told}", _said("alter policy {p} on {s}.{t} to public", **names), POLICIES)
 
 
 def _tables(rows: list[dict[str, Any]]) -> Iterator[Mutation]:

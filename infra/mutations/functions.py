@@ -70,7 +70,6 @@ _PRIVATE = (
     ("write_file", "path", "if fault is not null then", _NEVER),
     ("write_file", "version", "if coalesce(file.version, 0) is distinct from expected_version then", _NEVER),
     ("write_file", "once a call", "if call is not null then", _NEVER),
-    ("write_file", "size", "if octet_length(content) > 1048576 then", _NEVER),
     ("end_run", "fence rises", "set fence = h.fence + 1, lease_until = null", "set lease_until = null"),
 )
 _WORKER = (

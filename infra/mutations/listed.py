@@ -1,13 +1,36 @@
 """Every mutation that is written down, and every text of a SQL function among them."""
 
-from infra.mutations import consent, functions, logs, model_api, redis, sources
-
-TARGETS = (*functions.TARGETS, *consent.TARGETS)
-MUTATIONS = (
-    *functions.MUTATIONS,
-    *sources.MUTATIONS,
-    *consent.MUTATIONS,
-    *redis.MUTATIONS,
-    *logs.MUTATIONS,
-    *model_api.MUTATIONS,
+from infra.mutations import (
+    connections,
+    consent,
+    files,
+    functions,
+    jobs,
+    logs,
+    migrations,
+    model_api,
+    outbound,
+    redis,
+    sandbox,
+    sources,
+    topics,
 )
+
+_SURFACES = (
+    functions,
+    sources,
+    consent,
+    files,
+    migrations,
+    outbound,
+    connections,
+    redis,
+    logs,
+    model_api,
+    sandbox,
+    jobs,
+    topics,
+)
+
+TARGETS = tuple(target for surface in _SURFACES for target in getattr(surface, "TARGETS", ()))
+MUTATIONS = tuple(mutation for surface in _SURFACES for mutation in surface.MUTATIONS)

@@ -79,7 +79,7 @@ _MODELS, _CANCEL, _TAKEOVER = (
     "tests/faults/test_takeover.py",
 )
 _LOOP, _EXECUTION, _TURN = "workers/agent/loop.py", "workers/agent/execution.py", "workers/agent/turn.py"
-_LIMITS, _FILES = "workers/agent/limits.py", "tests/tools/test_files.py"
+_LIMITS = "workers/agent/limits.py"
 # file, what, text, instead, where it must be noticed and by which tests of it
 _AGENT = (
     (_LOOP, "grant", "context.granted(claim.agent, tools)", "tools", (_MODELS,), "grant"),
@@ -163,21 +163,6 @@ _ON_A_STACK = (
         "'deadline_passed', false",
         _MODELS,
         "deadline",
-    ),
-    (
-        "list_files, organisation",
-        "from pam.files f where f.org_id = run.org_id)",
-        "from pam.files f)",
-        _FILES,
-        "another",
-    ),
-    ("search_files, organisation", "where f.org_id = run.org_id and f.is_text", "where f.is_text", _FILES, "another"),
-    (
-        "read_file, organisation",
-        "where f.org_id = run.org_id and f.path = read_file.path",
-        "where f.path = read_file.path",
-        _FILES,
-        "another",
     ),
 )
 _BOUND = (

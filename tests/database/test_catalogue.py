@@ -7,7 +7,7 @@ import pytest
 
 from tests.database.world import World
 from tests.support.database import Database
-from workers.kernel.ledger.runs import SWEEPS
+from workers.kernel.sweeps import SCHEDULING, SWEEPS
 
 OURS = "('pam', 'pam_worker', 'pam_private')"
 _FUNCTIONS = (
@@ -36,8 +36,8 @@ LINTS: dict[str, tuple[str, str]] = {
         "create policy more on pam.runs for select to authenticated using (false)",
     ),
     "a policy speaks to signed-in people alone": (
-        f"select policyname as name from pg_policies where (schemaname in {OURS} or policyname = 'pam: people watch the runs"
-        " of their organisations') and roles <> '{authenticated}'",
+        f"select policyname as name from pg_policies where (schemaname in {OURS} or (schemaname = 'realtime'"
+        " and policyname like 'pam: %')) and roles <> '{authenticated}'",
         'alter policy "People read the runs of their organisations" on pam.runs to public',
     ),
     "a policy asks its session once a statement": (
@@ -161,7 +161,7 @@ async def test_every_lint_finds_its_planted_fault(world: World) -> None:
 
 
 # Who may execute what, by name. A new function without an entry fails.
-_HELD = ("my_org_ids", "may_watch")
+_HELD = ("my_org_ids", "may_watch", "may_hear", "may_send")
 EXECUTE = {
     "authenticated": {
         *(f"pam_private.{name}" for name in _HELD),
@@ -170,11 +170,15 @@ EXECUTE = {
             for name in (
                 "create_organization", "set_member", "remove_member", "import_agent", "start_run", "cancel_run",
                 "answer_question", "create_thread", "write_file", "read_file",
+                "sealing_key", "add_connection", "rotate_connection", "remove_connection",
+                "write_files", "read_workspace", "list_workspace", "record_checkout", "explain_changes",
                 "read_policy", "set_policy", "reset_policy", "decide", "make_decision_link", "read_decision_link", "decide_by_link",
+                "allow_host", "disallow_host",
+                "cancel_job", "retry_job",
             )
         ),
     },
-    "pam_sweeper": {f"pam_worker.{name}" for name in SWEEPS},
+    "pam_sweeper": {f"pam_worker.{name}" for name in (*SWEEPS, *SCHEDULING)},
     "pam_agent_sql": {"pam_private.bind"},
     "pam_agent": {"pam_private.bound_uid", "pam_private.bound_claims", "pam_private.is_open"},
     "anon": {"pam.read_decision_link", "pam.decide_by_link"},

@@ -136,8 +136,8 @@ async def test_a_key_and_a_call_stand_for_one_thing_whoever_inserts_the_second(d
     )
     with pytest.raises(psycopg.errors.UniqueViolation, match="file_versions_of_call"):
         await database.admin(
-            "insert into pam.file_versions (org_id, file_id, version, content, sha256, call_id, created_by)"
-            " select org_id, file_id, 2, content, sha256, call_id, created_by from pam.file_versions where call_id = %s",
+            "insert into pam.file_versions (org_id, file_id, version, content, sha256, size_bytes, call_id, created_by)"
+            " select org_id, file_id, 2, content, sha256, size_bytes, call_id, created_by from pam.file_versions where call_id = %s",
             call,
         )
 

@@ -258,6 +258,12 @@ async def test_a_foreign_and_an_absent_organisation_answer_alike(database: Datab
         ("create_thread", {"title": "x"}),
         ("write_file", {"path": "a", "content": "x"}),
         ("read_file", {"path": "a"}),
+        ("write_files", {"files": [{"path": "a", "text": "x"}]}),
+        ("read_workspace", {}),
+        (
+            "record_checkout",
+            {"remote": "https://example.com/r", "path": "", "ref": "main", "commit_id": "0" * 40, "since": None},
+        ),
     ):
         answers = [await database.rpc(person, verb, org_id=org, **arguments) for org in (foreign, uuid4())]
         assert answers[0] == answers[1], verb

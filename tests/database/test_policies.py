@@ -26,9 +26,18 @@ READERS = {
     "pam.tool_calls": MEMBERS,
     "pam.files": MEMBERS,
     "pam.file_versions": MEMBERS,
+    "pam.workspaces": MEMBERS,
+    "pam.checkouts": MEMBERS,
     "pam.tool_policies": MEMBERS,
     "pam.approvals": MEMBERS,
     "pam.call_outputs": MEMBERS,
+    "pam.allowed_hosts": MEMBERS,
+    "pam.connections": MEMBERS,
+    "pam_private.connection_secrets": NOBODY,
+    "pam_private.sealing_keys": NOBODY,
+    "pam.jobs": MEMBERS,
+    "pam.schedules": MEMBERS,
+    "pam.sent_messages": MEMBERS,
     "pam_private.settings": NOBODY,
     "pam_private.migrations": NOBODY,
     "pam_private.run_heads": NOBODY,
@@ -38,6 +47,9 @@ READERS = {
     "pam_private.opened_tables": NOBODY,
     "pam_private.decision_links": NOBODY,
     "pam_private.diagnostics_trust": NOBODY,
+    "pam.schema_changes": MEMBERS,
+    "pam_private.trusted_organizations": NOBODY,
+    "pam_private.operator_pulse": NOBODY,
 }
 TENANT = tuple(table for table in READERS if table.startswith("pam."))
 WRITES = (
@@ -248,6 +260,19 @@ async def test_nobody_sends_on_a_runs_topic_but_the_verbs(world: World) -> None:
                 f" values ('{{}}', 'events', 'run:{world.a.run}', true, 'broadcast')",
             )
             assert state == "42501"
+
+
+async def test_an_organisations_topic_is_heard_by_members_and_spoken_on_by_developers(world: World) -> None:
+    topic = f"org:{world.a.org}"
+    look = f"select id from realtime.messages where topic = '{topic}'"
+    say = f"insert into realtime.messages (topic, extension) values ('{topic}', 'broadcast')"
+    expected = {"owner": ("", True), "admin": ("", True), "developer": ("", True), "viewer": ("42501", True)}
+    people = {**world.a.people, "removed": world.a.removed, "stranger": world.b.people["owner"]}
+    for name, person in people.items():
+        async with asking(world, "authenticated", {"sub": person, "role": "authenticated"}) as connection:
+            await connection.execute("select set_config('realtime.topic', %s, true)", [topic])
+            speaks, hears = (await attempt(connection, say))[0], bool((await attempt(connection, look))[1])
+        assert (speaks, hears) == expected.get(name, ("42501", False)), name
 
 
 @pytest.mark.parametrize("table", TENANT)

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
+from tests.database.fenced_verbs import verbs
 from tests.database.test_doors import asked
 from tests.database.test_organizations import audit, code
 from tests.database.world import BROKEN, FINISHED, become, call, custom, refused_state, step
@@ -16,32 +17,6 @@ from workers.kernel.ledger.runs import RunStatus
 from workers.kernel.ledger.tool_calls import CallEffect, CallStatus
 
 OLD, REVOKED = "PM002", "PM003"
-
-
-def verbs(database: Database, run: UUID, fence: int, planned: UUID) -> dict[str, Any]:
-    """Every verb that takes a fence, ready to be awaited. Those whose order matters come last."""
-    held = {"run_id": run, "fence": fence}
-    asking = {
-        "read_conversation": {},
-        "append_events": {"events": [custom()]},
-        "list_files": {},
-        "search_files": {"pattern": "x", "paths": ("a",), "max_lines": 5},
-        "read_file": {"path": "a"},
-        "write_file": {"call": uuid4(), "path": "a", "content": "eA==", "expected_version": 0},
-        "find_write": {"call": uuid4()},
-        "describe_tables": {},
-        "find_row_functions": {"names": ("f",)},
-        "record_step": {"step": step(2), "calls": [], "events": []},
-        "begin_call": {"id": planned},
-        "interrupt_run": {"asks": [{"id": str(planned)}], "events": []},
-        "read_output": {"call": uuid4(), "first_character": 1, "max_characters": 9},
-        "finish_call": {"id": planned, "status": "failed", "result": "x", "events": []},
-        "preview_message": {"preview": {"text": "x"}},
-        "pulse_run": {"lease_seconds": 30},
-        "release_run": {},
-        "finish_run": {"status": "failed", "reason": "x", "events": [BROKEN]},
-    }
-    return {name: lambda name=name, more=more: database.worker(name, **held, **more) for name, more in asking.items()}
 
 
 async def running(database: Database) -> tuple[UUID, UUID, UUID, int, UUID]:

@@ -1,11 +1,13 @@
 """Two organisations with rows in every table, people in every role, and the JSON that a worker hands to its verbs."""
 
+import base64
 import json
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
+from psycopg.types.json import Jsonb
 
 from tests.support.database import Database
 
@@ -51,6 +53,23 @@ FINISHED = {"type": "RUN_FINISHED", "outcome": {"type": "success"}}
 BROKEN = {"type": "RUN_ERROR", "message": "It broke.", "code": "broken"}
 
 
+SEALING_KEY = UUID("5ea11e57-0000-4000-8000-000000000001")
+
+
+def connection(name: str = "billing", **other: Any) -> dict[str, Any]:
+    """A connection as `add_connection` takes it; its deposit has the outer form of one, and opens to nothing."""
+    deposit = b"PAMd\x01" + SEALING_KEY.bytes + bytes(500)
+    return {
+        "id": uuid4(),
+        "name": name,
+        "kind": "bearer",
+        "hosts": ["api.example.com"],
+        "settings": {},
+        "deposit": base64.b64encode(deposit).decode(),
+        **other,
+    }
+
+
 async def refused_state(verb: Any) -> str:
     """The SQLSTATE with which a verb's coroutine is refused; empty when it went through."""
     try:
@@ -88,6 +107,9 @@ class World:
         await database.owner(
             "insert into pam_private.settings values ('webhook_url', 'http://127.0.0.1:9/'), ('webhook_secret', 'it is a secret')"
         )
+        await database.worker(
+            "publish_sealing_key", id=SEALING_KEY, public_key="cHVi", private_sealed="cHJp", key_id="local-1"
+        )
         return cls(database, await _team(database), await _team(database), stranger)
 
 
@@ -96,6 +118,8 @@ async def _team(database: Database) -> Team:
     people = {"owner": owner, **{role: await database.new_member(org, role) for role in ROLES[1:]}}
     removed = await database.new_member(org, "developer")
     await database.rpc(owner, "remove_member", org_id=org, user_id=removed)
+    await database.rpc(owner, "allow_host", org_id=org, host="api.example.com")
+    await connect(database, owner, org)
     run = await database.new_run(people["developer"], org)
     fence = await database.claimed(run)
     planned = call(path="notes.md")
@@ -114,9 +138,28 @@ async def _team(database: Database) -> Team:
         events=[custom()],
         output="all of it",
     )
+    await database.owner("select pam.trust_organization_with_schema(%s)", org)
+    await database.owner("select pam_private.operator_beat()")
+    proposal = {"name": "notes", "sql": "create table public.notes (id int)", "findings": [], "acknowledged": {}}
+    assert "id" in await database.worker("propose_change", **held, call=planned["id"], **proposal)
     await database.worker("preview_message", **held, preview={"text": "hel"})
+    began = (await database.rpc(owner, "read_workspace", org_id=org))["now"]
+    pulled = {"remote": "https://example.com/team/r", "path": "", "ref": "main", "commit_id": "0" * 40, "since": began}
+    assert "commit_id" in await database.rpc(owner, "record_checkout", org_id=org, **pulled)
+    work = {"task": "redis_get", "arguments": {"key": "a"}, "due_at": "2027-01-01T00:00:00Z"}
+    submitting, coming_again = call("celery_task"), call("celery_task")
+    sending = call("websocket_send", "external")
+    more = [submitting, coming_again, sending]
+    await database.worker("record_step", **held, step=step(2), calls=more, events=[custom()])
+    for one in more:
+        await database.worker("begin_call", **held, id=one["id"])
+    await database.worker("submit_job", **held, call=submitting["id"], job={**work, "name": "look"})
+    again = {**work, "cron": "0 7 * * *", "time_zone": "UTC"}
+    await database.worker("submit_job", **held, call=coming_again["id"], job=again)
+    said = {"topic": f"org:{org}", "event": "noted", "payload": {"n": 1}}
+    assert "topic" in await database.worker("send_message", **held, call=sending["id"], **said)
     leaving = call("api_call", "irreversible", url="https://api.example.com/")
-    await database.worker("record_step", **held, step=step(2), calls=[leaving], events=[custom()])
+    await database.worker("record_step", **held, step=step(3), calls=[leaving], events=[custom()])
     await database.rpc(
         owner, "set_policy", org_id=org, role="developer", tool="api_call", effect="irreversible", consent="ask"
     )
@@ -126,6 +169,20 @@ async def _team(database: Database) -> Team:
     held["fence"] = await database.claimed(run)
     await database.worker("finish_run", **held, status="succeeded", reason=None, events=[FINISHED])
     return Team(org, people, removed, run)
+
+
+async def connect(database: Database, person: UUID, org: UUID, **other: Any) -> Any:
+    """Add a connection as this person; answers what the verb answers. Lists are arrays here, objects jsonb."""
+    asked = connection(**other)
+    async with database.person(person) as asking:
+        row = await (
+            await asking.execute(
+                "select pam.add_connection(%(org)s, %(id)s, %(name)s, %(kind)s, %(hosts)s::text[], %(settings)s, %(deposit)s,"
+                " %(expires_at)s) as answer",
+                {"org": org, "expires_at": None, **asked, "settings": Jsonb(asked["settings"])},
+            )
+        ).fetchone()
+    return row["answer"] if row else None
 
 
 async def become(connection: psycopg.AsyncConnection[Any], role: str, claims: Any) -> None:

@@ -16,6 +16,7 @@ from infra.cli.setting import home
 from infra.local.attach import running_stack
 from infra.local.facts import StackFacts
 from infra.local.stack import StackOptions
+from tests.database.world import call, step
 from tests.support.stack import FAST, temporary_state
 
 DEFINITION = {"instructions": "You do backend engineering.", "tools": ["file_read"]}
@@ -86,6 +87,17 @@ class Pam:
         """Be the worker: answers the fence. The run's first event is now written."""
         claim = await self.sql("select pam_worker.claim_run(%s, 1, 'test', 60)", run_id, login="pam_worker")
         return int(claim["fence"])
+
+    async def ask(self, run_id: str, fence: int) -> None:
+        """Let the run wait for a person's answer."""
+        question = call("ask_person", "pause", question="Which?")
+        for verb, more in (
+            ("record_step", {"step": step(), "calls": [question]}),
+            ("interrupt_run", {"asks": [{"id": question["id"]}]}),
+        ):
+            names = "".join(f", {name} => %s::text::jsonb" for name in more)
+            statement = f"select pam_worker.{verb}(run_id => %s, fence => %s, events => '[]'{names})"
+            await self.sql(statement, run_id, fence, *map(json.dumps, more.values()), login="pam_worker")
 
     async def append(self, run_id: str, fence: int, *names: str) -> None:
         """Write an event for each name."""

@@ -103,8 +103,7 @@ async def test_a_queued_run_is_cancelled_at_once_and_only_once(
 async def test_an_answer_sends_an_interrupted_run_back_to_the_queue(
     pam: Pam, api: httpx.AsyncClient, ann: Person, run_id: str
 ) -> None:
-    await pam.claim(run_id)
-    await pam.sql("update pam.runs set status = 'interrupted', interrupted_at = now() where id = %s", run_id)
+    await pam.ask(run_id, await pam.claim(run_id))
     door = f"/v1/runs/{run_id}/answer"
     assert (await api.post(door, json={"answer": " "}, headers=ann.headers)).status_code == 422
     answered = await api.post(door, json={"answer": "Production."}, headers=ann.headers)

@@ -17,7 +17,8 @@ MAY_IMPORT = {
     "workers.model": ("workers.model", "workers.kernel"),
     "workers.logs": ("workers.logs", "workers.kernel"),
     "workers.outbound": ("workers.outbound", "workers.kernel"),
-    "workers.tools": ("workers.tools", "workers.outbound", "workers.logs", "workers.kernel"),
+    "workers.sandbox": ("workers.sandbox", "workers.kernel"),
+    "workers.tools": ("workers.tools", "workers.outbound", "workers.logs", "workers.sandbox", "workers.kernel"),
     "workers.agent": ("workers.agent", "workers.tools", "workers.outbound", "workers.model", "workers.kernel"),
     "workers": ("workers",),
     "functions": ("functions", "workers.kernel"),
@@ -35,9 +36,18 @@ ONLY: dict[str, dict[str, str]] = {
         "functions/sweep.py": "at once",
     },
     "upstash_redis": {"workers/tools/redis_space.py": "at once", "workers/outbound/breaker.py": "at once"},
+    "httpcore": {
+        "workers/outbound/network.py": "at once",
+        "workers/outbound/exchange.py": "at once",
+        "workers/jobs.py": "at once",
+    },
     "supabase": {},
     "realtime": {},
-    "boto3": {"workers/logs/cloudwatch.py": "lazily"},
+    "boto3": {
+        "workers/kernel/kms.py": "lazily",
+        "workers/kernel/s3_blobs.py": "lazily",
+        "workers/logs/cloudwatch.py": "lazily",
+    },
 }
 HEAVY = ("openai", "supabase", "realtime", "boto3", "botocore", "psycopg", "rq", "redis", "postgast", "typer")
 

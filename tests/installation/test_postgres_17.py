@@ -21,6 +21,7 @@ from infra.cli.setting import home
 from infra.local.facts import StackFacts
 from infra.local.postgres import Postgres, lay_out
 from infra.local.processes import free_port, package_folder
+from infra.owner.rebuild import Rebuild
 from tests.database.conftest import tracker, world
 from tests.database.test_bound_sql import (
     test_each_person_sees_exactly_what_postgrest_shows_them,
@@ -49,6 +50,7 @@ from tests.database.test_policies import (
     test_nobody_writes_a_table_but_through_a_verb,
     test_only_ones_own_runs_can_be_watched_and_odd_topics_raise_no_error,
 )
+from tests.database.test_schema_changes import proposed
 from tests.database.test_verbs import (
     test_eight_appenders_leave_no_gap,
     test_every_verb_that_takes_a_fence_is_in_this_list_and_refuses_an_old_one,
@@ -57,6 +59,7 @@ from tests.database.test_verbs import (
 )
 from tests.support.database import Database, Template, prepare_platform
 from tests.support.database import _ask as ask
+from tests.support.migrations import operating
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the PostgreSQL 17 wheel is for Linux")
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
@@ -110,3 +113,24 @@ async def sample_template(server: StackFacts) -> Template:
 async def test_the_server_is_postgresql_17(database: Database) -> None:
     (row,) = await database.admin("select current_setting('server_version_num')::int / 10000 as version")
     assert row["version"] == 17
+
+
+async def test_a_schema_change_is_tried_on_a_rebuild_and_on_the_target(sample_template: Template) -> None:
+    """The target is PostgreSQL 17, the rebuild is whatever this machine carries: the two are told apart in nothing."""
+    rebuild = Rebuild()
+    try:
+        async with sample_template.clone() as database, operating(database, rebuild):
+            held, change = await proposed(database)
+            assert "id" in await database.worker("request_check", **held, change=change["id"])
+            async with asyncio.timeout(30):
+                while True:
+                    row = await database.worker("read_change", **held, change=change["id"])
+                    if row["status"] != "checking":
+                        break
+                    await asyncio.sleep(0.02)
+    finally:
+        await rebuild.close()
+    assert row["failure"].startswith("Mend these"), row["failure"]  # the proposal has no row-level security
+    assert [place["place"] for place in row["report"]["places"] if "ran" in place] == ["rebuild", "target"], row[
+        "report"
+    ]["places"]

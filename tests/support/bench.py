@@ -5,32 +5,51 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import UUID, uuid4
 
+import httpcore
+
+from infra.cli.setting import home
 from infra.local.facts import StackFacts
 from tests.support.database import Database
 from workers.agent.execution import Carried, Execution
 from workers.agent.planning import plan
 from workers.agent.slots import Slots
+from workers.kernel.blobs import FolderBlobs
+from workers.kernel.envelope import Envelope
+from workers.kernel.key_file import LocalKeyRing
 from workers.kernel.ledger import messages, runs, steps, tool_calls
 from workers.kernel.ledger.approvals import Ask
 from workers.kernel.ledger.hold import Hold
 from workers.kernel.ledger.steps import Step
 from workers.kernel.ledger.tool_calls import CallStatus, RecordedCall
 from workers.kernel.worker_gateway import WorkerGateway
+from workers.kernel.workspace import Workspace
 from workers.logs.local_store import LocalLogs
 from workers.model.openai_api import OpenAIApi
 from workers.model.openai_wire import OpenAIModel
 from workers.model.protocol import ToolCall
 from workers.outbound.breaker import Breaker
-from workers.tools import TOOLS
+from workers.outbound.client import Outbound
+from workers.outbound.limits import OutboundLimits
+from workers.outbound.network import GuardedNetwork, public_trust, system_resolver
+from workers.sandbox.probe import ProbedSandbox, sandbox_home
+from workers.tools import REGISTERED, TOOLS
 from workers.tools.bound_sql import BoundSql, SqlLimits
 from workers.tools.log_places import LogPlaces
 from workers.tools.redis_space import RedisSpace
 from workers.tools.tool import Tool, ToolContext, ToolServices
 
 _TOOLS = {tool.name: tool for tool in TOOLS}
+
+
+def folder_workspace(folder: Path) -> Workspace:
+    """A workspace whose history lies in a folder, sealed under a key file beside it."""
+    LocalKeyRing.make_file(folder / "keys.json")
+    envelope = Envelope(ring=LocalKeyRing(file=folder / "keys.json"))
+    return Workspace(blobs=FolderBlobs(folder=folder / "files", envelope=envelope))
 
 
 @dataclass
@@ -54,18 +73,28 @@ class Bench:
         sql = BoundSql(dsn=database.agent_dsn, limits=limits)
         redis = RedisSpace(url=facts.upstash_url, token=facts.upstash_token)
         breaker = Breaker(url=facts.upstash_url, token=facts.upstash_token)
+        network = GuardedNetwork(
+            resolver=system_resolver, connector=httpcore.AnyIOBackend(), trust=public_trust(), may_reach_loopback=True
+        )
+        outbound = Outbound(network=network, breaker=breaker, limits=OutboundLimits(backoff_seconds=0))
         wire = OpenAIModel(name="rehearsal", api_key="sk-canary-of-the-bench", base_url=facts.rehearsal_url)
         model_api = OpenAIApi(
             wire=wire, base_url=facts.rehearsal_url, models=("rehearsal", "rehearsal-small"), base_pause_seconds=0.01
         )
+        sandbox = ProbedSandbox(home=sandbox_home(str(home())))
         await gateway.open()
         await sql.open()
         try:
             user, org = await database.new_organization()
             logs = LogPlaces(own=LocalLogs(folder=Path(facts.state) / "logs"))
-            services = ToolServices(sql=sql, redis=redis, logs=logs, model_api=model_api, breaker=breaker)
-            yield await cls._claimed(database, gateway, services, user, org)
+            with TemporaryDirectory(prefix="pam-files-") as folder:
+                services = ToolServices(
+                    sql=sql, redis=redis, workspace=folder_workspace(Path(folder)), outbound=outbound, logs=logs,
+                    model_api=model_api, breaker=breaker, sandbox=sandbox, known=REGISTERED,
+                )  # fmt: skip
+                yield await cls._claimed(database, gateway, services, user, org)
         finally:
+            await sandbox.close()
             await model_api.aclose()
             await breaker.close()
             await redis.close()

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from workers.agent import narration, planning
 from workers.agent.plain import plain
+from workers.agent.preview import Preview
 from workers.agent.slots import Slots
 from workers.kernel.errors import AccessRevoked, FenceLost, Refused, Unavailable
 from workers.kernel.ledger import tool_calls
@@ -152,7 +153,12 @@ class Execution:
 
     def _context(self, call: RecordedCall) -> ToolContext:
         return ToolContext(
-            hold=self._hold, org_id=self._org_id, call_id=call.id, is_repeat=False, services=self._services
+            hold=self._hold,
+            org_id=self._org_id,
+            call_id=call.id,
+            is_repeat=False,
+            services=self._services,
+            on_output=Preview(hold=self._hold, of="call_id", id=call.id).write,
         )
 
     async def _run(self, prepared: "_Prepared", context: ToolContext) -> tuple[CallStatus, ToolResult]:

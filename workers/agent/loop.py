@@ -9,7 +9,7 @@ from uuid import UUID
 
 import structlog
 
-from workers.agent import context, decisions, narration
+from workers.agent import context, decisions, narration, task
 from workers.agent.decisions import AskAgain, AwaitPerson, CallTools, Decision, Reply, Stop
 from workers.agent.execution import Execution
 from workers.agent.limits import Allowance, allowance
@@ -78,7 +78,7 @@ class Loop:
             decision = (
                 decision
                 or decisions.next_calls(transcript.calls_of(self._run.steps))
-                or await self._think(transcript, empty_answers)
+                or await (self._perform(transcript) if self._run.task else self._think(transcript, empty_answers))
             )
             match decision:
                 case CallTools(calls):
@@ -134,6 +134,20 @@ class Loop:
         await runs.interrupt(
             self._hold, asks, events=narration.waiting(self._run, asks, calls, transcript.snapshot(self._run))
         )
+
+    async def _perform(self, transcript: context.Transcript) -> Decision:
+        """A job's one call, recorded as a step of no model before anything is done about it; then its outcome."""
+        if self._run.steps:
+            return task.ended(transcript.calls_of(1)[0])
+        assert self._run.task is not None
+        message_id, call_id = (
+            context.deterministic_id(self._run.id, part, 1, self._hold.fence) for part in ("message", "call")
+        )
+        step, call = task.planned(self._run.task, message_id=message_id, call_id=call_id, tools=self._tools)
+        self._run = await steps.record(self._hold, step, [call], narration.step(step, [call]))
+        recorded = RecordedCall(**call.model_dump(), step=1, place=1, status=CallStatus.PLANNED, result=None)
+        transcript.said("", 1, [recorded])
+        return CallTools((recorded,))
 
     async def _think(self, transcript: context.Transcript, empty_answers: int) -> Decision:
         """One model call, recorded with its planned calls before anything is done about it."""
@@ -218,7 +232,7 @@ class Loop:
 
     async def _stream(self, spoken: list[Message], allowed: Allowance, message_id: UUID) -> Answer:
         """The model's answer, shown while it is written."""
-        preview = Preview(hold=self._hold, message_id=message_id)
+        preview = Preview(hold=self._hold, of="message_id", id=message_id)
         async with aclosing(
             self._model.stream(spoken, self._offered, max_output_tokens=allowed.max_output_tokens)
         ) as items:

@@ -173,9 +173,9 @@ def failed(run: Run, reason: str, sentence: str) -> list[Event]:
     return _told(RunErrorEvent(message=sentence, code=reason, usage=[_usage(run)]))
 
 
-def preview(message_id: UUID, offset: int, text: str) -> Event:
-    """Text that is still being written: no AG-UI event, and never stored."""
-    return {"message_id": str(message_id), "offset": offset, "text": text}
+def preview(of: str, id: UUID, offset: int, text: str) -> Event:
+    """Text that is still being written, of a message_id or a call_id: no AG-UI event, and never stored."""
+    return {of: str(id), "offset": offset, "text": text}
 
 
 def _usage(run: Run) -> TokenUsage:

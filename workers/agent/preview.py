@@ -1,6 +1,7 @@
-"""Text that is still being written, shown at most every quarter of a second, outside the log, first to be dropped."""
+"""Text of a model or a program that is still being written: outside the log, first to be dropped."""
 
 import time
+from typing import Literal
 from uuid import UUID
 
 from workers.agent import narration
@@ -13,11 +14,12 @@ _MAX_FRAME_CHARACTERS = 8_000
 
 
 class Preview:
-    """The preview of one message. A frame carries what was written since the last one, and where it begins."""
+    """The preview of one message, or of a call's output. A frame carries what is new, and where that begins."""
 
-    def __init__(self, *, hold: Hold, message_id: UUID) -> None:
+    def __init__(self, *, hold: Hold, of: Literal["message_id", "call_id"], id: UUID) -> None:
         self._hold = hold
-        self._message_id = message_id
+        self._of = of
+        self._id = id
         self._shown = 0
         self._pending = ""
         self._sent_at = float("-inf")
@@ -30,7 +32,7 @@ class Preview:
         self._sent_at = time.monotonic()
         frame = self._pending[:_MAX_FRAME_CHARACTERS]
         try:
-            went_out = await events.preview(self._hold, narration.preview(self._message_id, self._shown, frame))
+            went_out = await events.preview(self._hold, narration.preview(self._of, self._id, self._shown, frame))
         except Unavailable:
             return
         if went_out:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
 
 from workers.kernel.errors import SettingMissing
 
@@ -27,13 +29,19 @@ class WorkerSettings:
     model: str
     model_key: str
     model_url: str | None
+    files_bucket: str | None = None
+    files_folder: Path | None = None
+    kms_key_ids: tuple[str, ...] = ()
+    key_file: Path | None = None
     lease_seconds: int = 30
     sweep_seconds: float = 10
     pulse_seconds: float = 1
+    may_reach_loopback: bool = False
     log_folder: str | None = None
     log_group: str | None = None
     log_region: str | None = None
     tool_models: tuple[str, ...] = ()
+    pam_home: str | None = None
 
     def __repr__(self) -> str:
         return f"WorkerSettings(model={self.model!r})"
@@ -41,6 +49,8 @@ class WorkerSettings:
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> "WorkerSettings":
         """Raises SettingMissing for the first setting that is absent."""
+        bucket = environment.get("PAM_FILES_BUCKET", "").strip() or None
+        in_folder = "a folder for what files held, with PAM_KEY_FILE; in production a bucket: PAM_FILES_BUCKET"
         return cls(
             database_url=required(environment, "PAM_DATABASE_URL", "the login pam_worker, printed by `pam install`"),
             agent_database_url=required(
@@ -52,13 +62,29 @@ class WorkerSettings:
             model=environment.get("PAM_MODEL", "").strip() or "gpt-5-mini",
             model_key=required(environment, "OPENAI_API_KEY", "the key of the model's provider"),
             model_url=environment.get("OPENAI_BASE_URL", "").strip() or None,
+            files_bucket=bucket,
+            files_folder=None if bucket else Path(required(environment, "PAM_FILES_FOLDER", in_folder)),
+            **_keys(environment),
             lease_seconds=_whole(environment, "PAM_LEASE_SECONDS", 30),
             sweep_seconds=_whole(environment, "PAM_SWEEP_SECONDS", 10),
+            # For the embedded stack alone: lets api_call reach localhost where an organisation allows it.
+            may_reach_loopback=environment.get("PAM_OUTBOUND_LOOPBACK", "").strip() == "1",
             log_folder=environment.get("PAM_LOG_FOLDER", "").strip() or None,
             log_group=environment.get("PAM_LOG_GROUP", "").strip() or None,
             log_region=environment.get("AWS_REGION", "").strip() or None,
             tool_models=tuple(filter(None, map(str.strip, environment.get("PAM_TOOL_MODELS", "").split(",")))),
+            pam_home=environment.get("PAM_HOME", "").strip() or None,
         )
+
+
+def _keys(environment: Mapping[str, str]) -> dict[str, Any]:
+    """What seals connections: keys of AWS KMS in production, a file elsewhere, or nothing; never both."""
+    names = environment.get("PAM_KMS_KEY_ID", "")
+    key_ids = tuple(name for name in map(str.strip, names.split(",")) if name)
+    file = environment.get("PAM_KEY_FILE", "").strip()
+    if key_ids and file:
+        raise SettingMissing("PAM_KMS_KEY_ID and PAM_KEY_FILE are both set: keep the one that seals your connections")
+    return {"kms_key_ids": key_ids, "key_file": Path(file) if file else None}
 
 
 def _whole(environment: Mapping[str, str], name: str, default: int) -> int:

@@ -8,10 +8,13 @@ from workers.kernel.ledger import files
 from workers.kernel.ledger.files import FileEntry
 from workers.kernel.ledger.tool_calls import CallEffect
 from workers.tools.failures import ToolRetry
+from workers.tools.needle import needle_of
 from workers.tools.path_pattern import PathPattern
 from workers.tools.tool import Arguments, Tool, ToolContext, ToolResult
 
+EVERYTHING = "**"
 MAX_ENTRIES = 500
+MAX_SEARCHED_BYTES = 1_048_576
 MAX_LINES = 200
 SEARCH_SECONDS = 5
 
@@ -20,7 +23,7 @@ class Args(Arguments):
     """Which files, and what to look for in them."""
 
     pattern: str = Field(
-        default="**",
+        default=EVERYTHING,
         max_length=400,
         description="glob over whole paths: * within a folder, ** across folders, ? one letter",
     )
@@ -34,19 +37,23 @@ class Args(Arguments):
 
 async def run(args: Args, context: ToolContext) -> ToolResult:
     """Paths with sizes and versions, or matching lines as path:line: text."""
-    entries = await files.list_all(context.hold)
-    found = await asyncio.to_thread(_matching, args.pattern, entries)  # the lease must go on beside 20,000 paths
+    wanted = PathPattern(args.pattern)
+    entries = await files.list_all(context.hold, beginning=wanted.beginning, ending=wanted.ending)
+    found = await asyncio.to_thread(_matching, wanted, entries)  # the lease must go on beside 20,000 paths
+    origin = f"names of files matching {args.pattern}"
     if args.search is None:
         lines = [
             f"{e.path}  {e.size_bytes} bytes  version {e.version}{'' if e.is_text else '  binary'}"
             for e in found[:MAX_ENTRIES]
         ]
         rest = [f"[{len(found) - MAX_ENTRIES} more: narrow the pattern]"] if len(found) > MAX_ENTRIES else []
-        return ToolResult("\n".join([f"{len(found)} files match {args.pattern}", *lines, *rest]))
+        return ToolResult("\n".join([f"{len(found)} files match {args.pattern}", *lines, *rest]), origin=origin)
     try:
         # A time-out of the verb's own would not fire: the server reads it when a statement begins. This one cancels it.
         async with asyncio.timeout(SEARCH_SECONDS):
-            hits = await files.search(context.hold, args.search, [e.path for e in found], max_lines=MAX_LINES)
+            paths = None if args.pattern == EVERYTHING else [e.path for e in found if e.is_text]
+            needle = needle_of(args.search)
+            hits = await files.search(context.hold, args.search, paths, max_lines=MAX_LINES, needle=needle)
     except TimeoutError:
         raise ToolRetry(
             f"The search took longer than {SEARCH_SECONDS} s: narrow the glob or simplify the expression."
@@ -57,11 +64,18 @@ async def run(args: Args, context: ToolContext) -> ToolResult:
         raise
     lines = [f"{hit.path}:{hit.line}: {hit.text}" for hit in hits]
     rest = [f"[at least {MAX_LINES} lines: narrow the glob or the expression]"] if len(hits) == MAX_LINES else []
-    return ToolResult("\n".join([f"{len(hits)} lines match in {len(found)} files", *lines, *rest]))
+    rest += [f"[{large} files are larger than 1 MiB and were not searched]"] if (large := _large(found)) else []
+    return ToolResult(
+        "\n".join([f"{len(hits)} lines match in {len(found)} files", *lines, *rest]),
+        origin=f"lines of files matching {args.pattern}",
+    )
 
 
-def _matching(pattern: str, entries: list[FileEntry]) -> list[FileEntry]:
-    wanted = PathPattern(pattern)
+def _large(found: list[FileEntry]) -> int:
+    return sum(entry.is_text and entry.size_bytes > MAX_SEARCHED_BYTES for entry in found)
+
+
+def _matching(wanted: PathPattern, entries: list[FileEntry]) -> list[FileEntry]:
     return [entry for entry in entries if wanted.matches(entry.path)]
 
 

@@ -14,6 +14,7 @@ from workers.kernel.ledger import files
 from workers.kernel.ledger.tool_calls import CallEffect
 from workers.kernel.model_api import ModelApi, ModelApiFailed, Said
 from workers.kernel.prices import embedding_price, speech_price, token_price, transcription_price
+from workers.kernel.workspace import FileContent
 from workers.tools import answer_schema, workspace_path
 from workers.tools.answer_schema import SchemaRefused
 from workers.tools.failures import ToolRefused, ToolRetry
@@ -253,13 +254,13 @@ async def _moderation(args: Args, context: ToolContext) -> ToolResult:
     return ToolResult("\n".join([f"{flagged} of {len(judged)} texts are flagged", *lines]))
 
 
-async def _recording(args: Args, context: ToolContext) -> files.FileContent:
+async def _recording(args: Args, context: ToolContext) -> FileContent:
     """The file to hear. Raises ToolRetry when it is none."""
     path = workspace_path.checked(args.path or "")
     if path.rpartition(".")[2].lower() not in AUDIO:
         raise ToolRetry(f"The name of a recording ends in one of {', '.join(AUDIO)}.")
     try:
-        file = await files.read(context.hold, path)
+        file = await context.services.workspace.read(context.hold, context.org_id, path)
     except Refused as refusal:
         raise ToolRetry(f"There is no file {path}.") from refusal
     if not 0 < file.size_bytes <= MAX_AUDIO_BYTES:

@@ -1,6 +1,6 @@
 """What a tool is: a name, arguments, an effect, limits, and one async function."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -11,7 +11,11 @@ from pydantic import BaseModel, ConfigDict
 from workers.kernel.ledger.hold import Hold
 from workers.kernel.ledger.tool_calls import CallEffect
 from workers.kernel.model_api import ModelApi
+from workers.kernel.workspace import Workspace
 from workers.outbound.breaker import Breaker
+from workers.outbound.client import Outbound
+from workers.outbound.credentials import Credentials
+from workers.sandbox.sandbox import Runner
 from workers.tools.bound_sql import BoundSql
 from workers.tools.log_places import LogPlaces
 from workers.tools.redis_space import RedisSpace
@@ -29,9 +33,14 @@ class ToolServices:
 
     sql: BoundSql
     redis: RedisSpace
+    workspace: Workspace
+    outbound: Outbound
+    sandbox: Runner
     logs: LogPlaces
     model_api: ModelApi
     breaker: Breaker
+    known: Mapping[str, type[Arguments]]  # the arguments of every registered tool, for who plans a call of another
+    credentials: Credentials | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ class ToolContext:
     """For whom and under what key a call runs.
 
     `is_repeat`: a worker was lost after the intent was recorded. `agreed`: the facts that a person was shown and
-    approved, None when the policy asked nobody.
+    approved, None when the policy asked nobody. `on_output` shows text to the run's viewers while the call runs.
     """
 
     hold: Hold
@@ -56,6 +65,7 @@ class ToolContext:
     is_repeat: bool
     services: ToolServices
     agreed: dict[str, Any] | None = None
+    on_output: Callable[[str], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True)

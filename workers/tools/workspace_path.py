@@ -28,6 +28,8 @@ def fault(path: str) -> str | None:
         return "The path holds an empty part."
     if path != unicodedata.normalize("NFC", path):
         return "The path is not in Unicode's composed form (NFC)."
+    if re.match(r"\.pam(/|\Z)", path, re.IGNORECASE | re.ASCII):
+        return "Paths below .pam/ are PAM's own."
     return None
 
 

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from workers.kernel import sweeps
 from workers.kernel.errors import Refused
 from workers.kernel.ledger.approvals import Ask
 from workers.kernel.ledger.hold import Hold
@@ -17,8 +18,6 @@ from workers.kernel.ledger.pages import Cursor, Page
 if TYPE_CHECKING:
     from workers.kernel.caller_gateway import CallerGateway
     from workers.kernel.worker_gateway import WorkerGateway
-
-SWEEPS = ("sweep_approvals", "sweep_runs")  # what every sweep calls, a worker's and the scheduled one
 
 
 class RunStatus(StrEnum):
@@ -58,6 +57,7 @@ class Run(BaseModel):
     cancel_requested_at: datetime | None
     tainted_at: datetime | None
     taint: str | None
+    task: dict[str, Any] | None = None
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
@@ -141,8 +141,8 @@ async def release(hold: Hold) -> None:
 
 
 async def sweep(gateway: "WorkerGateway") -> list[Due]:
-    """Bring stranded, cancelled, expired and undecided runs on; answers those to ring for."""
-    return [Due.model_validate(row) for verb in SWEEPS for row in await gateway.call(verb) or []]
+    """Bring what is due, stranded, cancelled, expired or undecided on; answers the runs to ring for."""
+    return [Due.model_validate(row) for row in await sweeps.sweep(gateway.call)]
 
 
 class Started(BaseModel):
