@@ -252,12 +252,16 @@ async def test_an_answer_of_another_shape_breaks_nothing(bench: Bench, answer: b
 
 
 async def test_a_silent_provider_is_told_and_charged_as_sent(bench: Bench) -> None:
+    asked: list[int] = []
+
     def handle(request: httpx.Request) -> httpx.Response:
+        asked.append(1)
         raise httpx.ReadTimeout("silent", request=request)
 
     before = await spent(bench)
     status, text = await _over(bench, handle).use("openai_api_call", **chat("x" * 30_000))
     assert (status, "silent" in text) == ("failed", True)
+    assert len(asked) == 1, "what may have been billed is not sent again"
     assert await spent(bench) > before, "nobody saw the bill: what was sent is counted"
 
 
