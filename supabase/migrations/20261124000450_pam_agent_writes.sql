@@ -354,7 +354,7 @@ begin
     if (command = 'delete' and not has_table_privilege('authenticated', t, 'delete')) or (command <> 'delete' and columns is null) then
       raise exception 'authenticated may not % %: there is nothing to open', command, t;
     end if;
-    execute format('grant %s%s on %s to pam_agent', command, coalesce(format(' (%s)', columns), ''), t);
+    execute format('grant %s%s on %s to pam_agent', command, coalesce(' (' || columns || ')', ''), t);
   end loop;
 
   if 'insert' = any (commands) then
@@ -377,7 +377,7 @@ begin
       sequences := sequences || array(
         select c.oid from pg_catalog.pg_depend d join pg_catalog.pg_class c on c.oid = d.refobjid and c.relkind = 'S'
          where d.classid = 'pg_catalog.pg_attrdef'::regclass and d.objid = fallback.oid and d.refclassid = 'pg_catalog.pg_class'::regclass
-           and has_sequence_privilege('authenticated', c.oid, 'usage'));
+           and case when c.relkind = 'S' then has_sequence_privilege('authenticated', c.oid, 'usage') end);
     end loop;
     for told in select s.id::regclass::text from unnest(sequences) as s (id) loop
       execute format('grant usage on sequence %s to pam_agent', told);

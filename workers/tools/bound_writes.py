@@ -147,7 +147,11 @@ class BoundWrites:
         await connection.execute(b"set local role pam_agent")
         target = _Target(row[0], tuple(row[1]), tuple(row[2]), frozenset(row[3])) if row and row[1] else None
         act = _Act(connection, checked, target, parameters)
-        await refuse_above(self._limits.max_plan_cost, psycopg.AsyncRawCursor(connection), checked.sql, parameters)
+        plan = await refuse_above(
+            self._limits.max_plan_cost, psycopg.AsyncRawCursor(connection), checked.sql, parameters
+        )
+        if plan.get("Node Type") != "ModifyTable" or plan.get("Operation") != checked.verb.capitalize():
+            raise ToolRetry("The statement would do something else than it says, so it was not run.")
         return act
 
 
@@ -209,8 +213,6 @@ class _Act:
                 if len(rows) == MAX_ROWS:
                     raise ToolRetry(f"The statement writes more than {MAX_ROWS:,} rows: narrow it.")
                 rows.append(_Row(*row))
-        if (cursor.statusmessage or "").split(" ")[0] != checked.verb.upper():
-            raise ToolRetry("The statement did something else than it said, and nothing of it is kept.")
         await self._connection.execute(b"set local role pam_agent")
         return rows
 

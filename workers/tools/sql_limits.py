@@ -25,13 +25,15 @@ class SqlLimits:
 
 async def refuse_above(
     max_plan_cost: float, cursor: psycopg.AsyncRawCursor[Any], statement: str, parameters: list[Any]
-) -> None:
-    """Ask the planner first. Raises ToolRetry for a statement that it thinks would cost more."""
+) -> dict[str, Any]:
+    """Ask the planner first, and answer the root of its plan. Raises ToolRetry for one that it thinks would cost more."""
     await cursor.execute(f"explain (format json)\n{statement}".encode(), parameters, binary=True)
     row = await cursor.fetchone()
-    cost = float(row[0][0]["Plan"]["Total Cost"]) if row else 0.0
+    plan: dict[str, Any] = row[0][0]["Plan"] if row else {}
+    cost = float(plan.get("Total Cost", 0))
     if cost > max_plan_cost:
         raise ToolRetry(f"The plan costs {cost:,.0f}, the limit is {max_plan_cost:,.0f}: join on keys, or narrow it.")
+    return plan
 
 
 def spoken(error: psycopg.Error, limits: SqlLimits, *, is_writing: bool = False) -> Exception:
