@@ -425,7 +425,7 @@ begin
   perform pam_private.bind(bind_rehearsal.run_id, bind_rehearsal.fence);
   -- For defaults and triggers, which ask auth.uid(). No policy of PAM's reads it.
   perform set_config('request.jwt.claims', (select b.claims::text from pam_private.agent_bindings b where b.xid = pg_current_xact_id()), true);
-  return array(select o.table_id::oid from pam_private.opened_tables o);
+  return array(select c.oid from pam_private.opened_tables o join pg_catalog.pg_class c on c.oid = o.table_id);
 end $$;
 comment on function pam_private.bind_rehearsal is 'Bind a transaction that writes and is rolled back: it cannot commit. Answers the tables that must be under row-level security.';
 
