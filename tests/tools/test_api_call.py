@@ -26,6 +26,11 @@ class OneConnection:
 
     def __init__(self, *, host: str) -> None:
         self._host = host
+        self.refusals_to_mend = 0
+
+    async def invalidate(self, hold: Hold, call_id: UUID, name: str) -> bool:
+        self.refusals_to_mend -= 1
+        return self.refusals_to_mend >= 0
 
     async def injected(self, hold: Hold, call_id: UUID, name: str, host: str) -> Injection:
         if name != "billing":
@@ -265,6 +270,18 @@ async def test_a_connection_of_another_name_or_host_is_refused_before_anything_i
         )
         assert (await bench.use("api_call", url=server.url, connection="billing"))[0] == "refused"
         assert await server.connected() == 0
+
+
+@pytest.mark.parametrize(("mendable", "asked_times"), [(0, 1), (1, 2), (9, 2)])
+async def test_a_token_that_is_not_let_in_is_fetched_anew_once(bench: Bench, mendable: int, asked_times: int) -> None:
+    async with Outside.open(says(reply(401))) as server:
+        await allowed(bench, server)
+        credentials = OneConnection(host=f"localhost:{server.port}")
+        credentials.refusals_to_mend = mendable
+        bench.services = replace(bench.services, credentials=credentials)
+        status, text = await bench.use("api_call", url=f"{server.url}/me", connection="billing")
+        assert (status, text.startswith("HTTP 401")) == ("succeeded", True)
+        assert len(server.asked) == asked_times
 
 
 async def test_a_person_sees_what_would_leave_the_house(bench: Bench) -> None:

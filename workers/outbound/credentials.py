@@ -28,3 +28,7 @@ class Credentials(Protocol):
         Raises Refused when the name is unknown or the connection belongs to another host.
         """
         ...
+
+    async def invalidate(self, hold: Hold, call_id: UUID, name: str) -> bool:
+        """The host answered 401 to what `injected` gave this call: whether asking once more may help."""
+        ...

@@ -63,8 +63,16 @@ async def run(args: Args, context: ToolContext) -> ToolResult:
     async def admits(host: str, port: int) -> bool:
         return await allowed_hosts.is_allowed(context.hold, host, port)
 
+    async def send() -> Answer:
+        return await context.services.outbound.send(request, org_id=context.org_id, admits=admits, inject=inject)
+
+    credentials = context.services.credentials
     try:
-        answer = await context.services.outbound.send(request, org_id=context.org_id, admits=admits, inject=inject)
+        answer = await send()
+        if answer.status == 401 and args.connection and credentials is not None:
+            # What was not let in took no effect: a token that ended early is fetched anew, once.
+            if await credentials.invalidate(context.hold, context.call_id, args.connection):
+                answer = await send()
     except OutboundFailed as error:
         if error.was_sent and not request.is_safe:
             raise Unavailable(str(error).rstrip(".")) from None
