@@ -69,10 +69,10 @@ async def run(args: Args, context: ToolContext) -> ToolResult:
     credentials = context.services.credentials
     try:
         answer = await send()
-        if answer.status == 401 and args.connection and credentials is not None:
-            # What was not let in took no effect: a token that ended early is fetched anew, once.
-            if await credentials.invalidate(context.hold, context.call_id, args.connection):
-                answer = await send()
+        # What was not let in took no effect: a token that ended early is fetched anew, once.
+        name = args.connection if answer.status == 401 else None
+        if name and credentials and await credentials.invalidate(context.hold, context.call_id, name):
+            answer = await send()
     except OutboundFailed as error:
         if error.was_sent and not request.is_safe:
             raise Unavailable(str(error).rstrip(".")) from None
