@@ -187,7 +187,11 @@ async def test_both_layers_together_let_nothing_through_and_say_why_in_a_sentenc
         **{f"read: {name}": {"sql": sql} for name, sql in test_bound_sql.ATTACKS.items()},
         **{f"read, parsed: {name}": {"sql": sql} for name, sql, _ in test_sql_guard.ATTACKS if "\0" not in sql},
         **{f"write: {name}": {"sql": sql, "write": True} for name, (_, sql, _) in BOUND.items() if name not in HONEST},
-        **{f"write, parsed: {name}": {"sql": sql, "write": True} for name, (sql, _) in GUARDED.items() if "\0" not in sql},
+        **{
+            f"write, parsed: {name}": {"sql": sql, "write": True}
+            for name, (sql, _) in GUARDED.items()
+            if "\0" not in sql
+        },
     }
     refused = 0
     for name, arguments in tried.items():
