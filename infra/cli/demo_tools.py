@@ -1,4 +1,4 @@
-"""The demo's second chapter: every tool of the card in a real run, each with its event, its ledger row, its audit row."""
+"""The demo's second chapter: every tool of the card in a real run, each with event, ledger row and audit row."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +18,9 @@ from workers.tools import CARD_TOOLS
 
 SCRIPT = ROOT / "infra" / "sample" / "chapters" / "all_tools.yaml"
 TASK = (
-    "Show me that each of your tools works here, all thirteen. The team's service is at {api} (GET /health). Send word to "
-    "org:mine, keep an hours report in reports/, sum it up with a program, look again by a job, read your own log, and give "
-    "public.tasks.title a comment by a migration that I approve."
+    "Show me that each of your tools works here, all thirteen. The team's service is at {api} (GET /health). Send word "
+    "to org:mine, keep an hours report in reports/, sum it up with a program, look again by a job, read your own log, "
+    "and give public.tasks.title a comment by a migration that I approve."
 )
 
 

@@ -61,7 +61,6 @@ _VERB = "pam_worker.read_statements"
 _STATEMENTS = (
     ("trust", "where t.org_id = run.org_id) then", "where true) then"),
     ("order", "if sorting is null then", "if false then"),
-    ("literals", r"""and s.told !~ '[''\\]|\$[a-zA-Z_]*\$'""", ""),
     ("utility statements", r"""and s.told ~* '^\(*\s*(select|insert|update|delete|merge|with|values|table)\M'""", ""),
     ("comments", r"'/\*.*?\*/', ' ', 'g'", "'^$', ' ', 'g'"),
 )

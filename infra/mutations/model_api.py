@@ -3,6 +3,7 @@
 from infra.mutations.mutation import Edit, Mutation
 
 _TESTS = ("tests/tools/test_openai_api_call.py",)
+_SCHEMAS = ("tests/tools/test_answer_schema.py",)
 _TOOL, _SCHEMA, _API = (
     "workers/tools/openai_api_call.py",
     "workers/tools/answer_schema.py",
@@ -55,4 +56,7 @@ _ROWS = (
         "except IndexError:",
     ),
 )
-MUTATIONS = tuple(Mutation(f"provider: {what}", Edit(file, old, new), _TESTS) for what, file, old, new in _ROWS)
+MUTATIONS = tuple(
+    Mutation(f"provider: {what}", Edit(file, old, new), _SCHEMAS if file == _SCHEMA else _TESTS)
+    for what, file, old, new in _ROWS
+)

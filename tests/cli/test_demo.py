@@ -12,6 +12,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from tests.cli.command import Pam, assert_gone, stack_processes
+from workers.tools import CARD_TOOLS
 
 PLANTED = "Planted Heron 7261"
 
@@ -38,11 +39,16 @@ async def test_the_demo_works_on_what_is_really_there(pam: Pam, tmp_path: Path) 
         PLANTED,
     )
 
-    ended = await pam.run("demo", "--json", "--record", str(tmp_path / "re cord"))
+    ended = await pam.run("demo", "--all-tools", "--json", "--record", str(tmp_path / "re cord"))
 
     assert ended.status == 0, ended.stderr
     report = ended.json()
-    assert set(report) == {"model", "runs", "seconds_to_first_event", "seconds"}
+    assert set(report) == {"model", "runs", "tools", "seconds_to_first_event", "seconds"}
+    assert {tool["tool"] for tool in report["tools"]} == set(CARD_TOOLS)
+    for tool in report["tools"]:
+        assert set(tool["ledger"]) == {"succeeded"}, tool
+        assert tool["event_seq"], tool
+        assert tool["audit_rows"] == len(tool["ledger"]), tool
     assert report["model"] == "rehearsal"
     assert 0 < report["seconds_to_first_event"] < report["seconds"]
     first, second = report["runs"]

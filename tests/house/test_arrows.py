@@ -33,6 +33,8 @@ ONLY: dict[str, dict[str, str]] = {
     "psycopg": {
         "workers/kernel/worker_gateway.py": "at once",
         "workers/tools/bound_sql.py": "at once",
+        "workers/tools/bound_writes.py": "at once",
+        "workers/tools/sql_limits.py": "at once",
         "functions/sweep.py": "at once",
     },
     "upstash_redis": {"workers/tools/redis_space.py": "at once", "workers/outbound/breaker.py": "at once"},

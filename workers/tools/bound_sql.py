@@ -9,19 +9,14 @@ from psycopg import sql as compose
 from psycopg.pq import TransactionStatus
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from workers.kernel.errors import AccessRevoked, FenceLost, Unavailable
+from workers.kernel.errors import Unavailable
 from workers.kernel.ledger.hold import Hold
 from workers.kernel.worker_gateway import WATCHFUL
+from workers.tools.bound_writes import BoundWrites
 from workers.tools.failures import ToolRetry
+from workers.tools.sql_limits import SqlLimits, refuse_above, spoken
 
-
-@dataclass(frozen=True)
-class SqlLimits:
-    """Kept by the server, set for each transaction anew."""
-
-    statement_seconds: int = 15
-    max_rows: int = 200
-    max_row_characters: int = 20_000
+__all__ = ["BoundSql", "SqlLimits", "SqlRows"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +32,7 @@ class BoundSql:
 
     def __init__(self, *, dsn: str, limits: SqlLimits | None = None, max_connections: int = 2) -> None:
         self._limits = limits or SqlLimits()
+        self.writes = BoundWrites(dsn=dsn, limits=self._limits)
         self._pool = AsyncConnectionPool(
             dsn,
             min_size=0,
@@ -59,22 +55,30 @@ class BoundSql:
         """Rows of a reading statement, capped on the server. Raises ToolRetry with the database's reason."""
         limits = self._limits
         capped = (
-            f"select left(row_to_json(pam_row)::text, {limits.max_row_characters + 1})"  # noqa: S608 - bound and read-only
+            f"select left(row_to_json(pam_row)::text, {limits.max_row_characters + 1}) as line"  # noqa: S608 - bound and read-only
             f" from (\n{statement}\n) as pam_row limit {limits.max_rows + 1}"
         )
-        rows = [str(row[0]) for row in await self._run(hold, capped, parameters)]
+        summed = (
+            "select case when so_far <= $B then line end from ("  # noqa: S608
+            "select line, sum(octet_length(line)) over (rows unbounded preceding) as so_far"
+            f" from ({capped}) as pam_capped) as pam_summed"
+        ).replace("$B", str(limits.max_bytes))
+        found = [row[0] for row in await self._run(hold, summed, parameters)]
+        rows = [str(line) for line in found if line is not None]
         if any(len(row) > limits.max_row_characters for row in rows):
             raise ToolRetry(
                 f"A row holds more than {limits.max_row_characters:,} characters: select fewer or shorter columns."
             )
-        return SqlRows(tuple(rows[: limits.max_rows]), len(rows) > limits.max_rows)
+        return SqlRows(tuple(rows[: limits.max_rows]), len(found) > min(len(rows), limits.max_rows))
 
     async def explain(self, hold: Hold, statement: str, parameters: list[Any]) -> str:
         """The plan with real times and row counts."""
-        plan = await self._run(hold, f"explain (analyze, buffers)\n{statement}", parameters)
+        plan = await self._run(hold, statement, parameters, prefix="explain (analyze, buffers)\n")
         return "\n".join(str(row[0]) for row in plan)
 
-    async def _run(self, hold: Hold, statement: str, parameters: list[Any]) -> list[tuple[Any, ...]]:
+    async def _run(
+        self, hold: Hold, statement: str, parameters: list[Any], *, prefix: str = ""
+    ) -> list[tuple[Any, ...]]:
         try:
             async with self._pool.connection() as connection:
                 try:
@@ -86,8 +90,9 @@ class BoundSql:
                         " set local standard_conforming_strings = on; set local work_mem = '16MB';"
                         " set local search_path = public, extensions; set local role pam_agent".encode()
                     )
+                    await refuse_above(self._limits.max_plan_cost, cursor, statement, parameters)
                     # binary=True forces the extended protocol, which takes one statement only.
-                    await cursor.execute(statement.encode(), parameters, binary=True)
+                    await cursor.execute((prefix + statement).encode(), parameters, binary=True)
                     return await cursor.fetchall()
                 finally:
                     # A session's advisory lock outlives the rollback; one statement could hold the sweeper's for good.
@@ -97,32 +102,4 @@ class BoundSql:
         except PoolTimeout as error:
             raise Unavailable("the database did not answer within 10 s: check PAM_AGENT_DATABASE_URL") from error
         except psycopg.Error as error:
-            raise _spoken(error, self._limits) from error
-
-
-def _spoken(error: psycopg.Error, limits: SqlLimits) -> Exception:
-    """The database's complaint in words that a model can act on."""
-    state, message, hint = error.sqlstate or "", error.diag.message_primary or "", error.diag.message_hint
-    match state:
-        case "PM002":
-            return FenceLost(message)
-        case "PM003":
-            return AccessRevoked(message)
-        case "PM005":
-            return ToolRetry(f"{message}. A person must review the change and open the table again.")
-        case "57014":
-            return ToolRetry(
-                f"The statement ran longer than {limits.statement_seconds} s and was stopped: narrow or explain it."
-            )
-        case "42501":
-            return ToolRetry(
-                f"{message}: this table or function is not open to agents, or not to the person you work for. "
-                "Use describe to see what is open."
-            )
-        case "25006":
-            return ToolRetry("This tool reads only: propose a change as a migration file instead.")
-        case _ if not state or state.startswith(("08", "57P")) or state == "53300":
-            # Other operational errors (too complex, locked, no such state) are the statement's own.
-            return Unavailable(f"the database did not answer: {type(error).__name__}")
-        case _:
-            return ToolRetry(f"{message} (SQLSTATE {state})" + (f". {hint}" if hint else ""))
+            raise spoken(error, self._limits) from error

@@ -1,101 +1,162 @@
-"""Run one reading SQL statement as the person who asked, under their row-level security."""
+"""Run one SQL statement as the person who asked, under their row-level security; a write is shown before it is committed."""
 
 import asyncio
-from typing import Annotated
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Annotated, TypeVar
 
 from pydantic import Field
 
 from workers.kernel.ledger import tables
 from workers.kernel.ledger.tool_calls import CallEffect
-from workers.tools import sql_guard
+from workers.tools import schema_page, sql_guard, sql_writes
+from workers.tools.bound_writes import Change, Written, facts
 from workers.tools.failures import ToolRefused, ToolRetry
-from workers.tools.tool import Arguments, Tool, ToolContext, ToolResult
+from workers.tools.tool import Arguments, Shown, Tool, ToolContext, ToolResult
 
 Scalar = str | int | float | bool | None
-MAX_RESULT_CHARACTERS = 60_000
+ROWS, SCHEMA = "rows of the database", "schema of the database"
+_SHOWN_ROWS = 20
+_Checked = TypeVar("_Checked")
+_EDITED = "The statement was edited after its rows were shown: ask for the call again, so that they are shown."
 
 
 class Args(Arguments):
     """A statement with its parameters, or a look at the schema."""
 
     sql: str | None = Field(
-        default=None, description="one SELECT (WITH, VALUES and set operations too), values as $1, $2 …"
+        default=None,
+        description="one SELECT (WITH, VALUES and set operations too), or with write: true one INSERT, UPDATE or DELETE;"
+        " values as $1, $2 …",
     )
     parameters: Annotated[list[Scalar], Field(max_length=100)] = Field(default=[], description="values for $1, $2 …")
-    explain: bool = Field(default=False, description="answer the plan with real times instead of the rows")
-    describe: bool = Field(
+    write: bool = Field(
+        default=False, description="the statement changes rows; a person is shown which ones before they change"
+    )
+    explain: bool = Field(
         default=False,
-        description="answer the tables that are open to you: columns, indexes, foreign keys, policies, sizes",
+        description="answer the plan instead of the rows: with real times for a SELECT, without running a write",
+    )
+    describe: bool | str = Field(
+        default=False,
+        description="true: the tables that are open to you, with columns, indexes, keys, policies, sizes and what may be"
+        " written; or the name of one of them",
     )
 
 
 async def run(args: Args, context: ToolContext) -> ToolResult:
-    """Rows as JSON lines, a plan, or the schema."""
-    if args.describe == (args.sql is not None):
+    """Rows as JSON lines, what was written, a plan, or the schema."""
+    if bool(args.describe) == (args.sql is not None):
         raise ToolRetry("Give either sql, or describe: true to see the tables that are open to you.")
     if args.sql is None:
-        return ToolResult(_described(await tables.describe(context.hold)))
-    try:
-        checked = await asyncio.to_thread(sql_guard.check, args.sql)  # up to 0.7 s for the longest statements
-    except sql_guard.StatementRefused as refusal:
-        raise ToolRefused(str(refusal)) from refusal
-    if checked.attributes and (called := await tables.find_row_functions(context.hold, tuple(checked.attributes))):
-        raise ToolRefused(
-            f"{', '.join(called)} behind a dot would call a function of the team's, not read a column: leave it out."
-        )
-    if checked.parameter_count != len(args.parameters):
-        raise ToolRetry(
-            f"The statement names {checked.parameter_count} parameters; {len(args.parameters)} values were given."
-        )
+        if args.write:
+            raise ToolRetry("Give sql with write: true.")
+        name = args.describe if isinstance(args.describe, str) else None
+        return ToolResult(schema_page.page(await tables.describe(context.hold), name), origin=SCHEMA)
+    if args.write:
+        return await _write(args, context)
+    checked = await _judged(sql_guard.check, args.sql)
+    await _fits(args, context, checked.attributes, checked.parameter_count)
+    sql = context.services.sql
     if args.explain:
-        return ToolResult(_capped(await context.services.sql.explain(context.hold, checked.sql, args.parameters)))
-    answer = await context.services.sql.select(context.hold, checked.sql, args.parameters)
+        return ToolResult(await sql.explain(context.hold, checked.sql, args.parameters), origin=SCHEMA)
+    answer = await sql.select(context.hold, checked.sql, args.parameters)
     head = f"{len(answer.rows)} rows" + (
         " (there are more: add a limit or a narrower condition)" if answer.is_cut else ""
     )
-    return ToolResult(_capped("\n".join([head, *answer.rows])))
+    return ToolResult("\n".join([head, *answer.rows]), origin=ROWS if answer.rows else None)
 
 
-def _described(found: list[tables.OpenTable]) -> str:
-    if not found:
-        return "No table is open to agents yet: its owner runs select pam.open_to_agent('public.table')."
-    parts = []
-    for table in found:
-        parts.append(
-            "\n".join(
-                [
-                    f"{table.table} (about {table.estimated_rows:,} rows, {table.size})"
-                    + (f": {table.comment}" if table.comment else ""),
-                    *(f"  {column}" for column in table.columns),
-                    *(f"  foreign key: {key}" for key in table.foreign_keys),
-                    *(f"  index: {index}" for index in table.indexes),
-                    *(
-                        f"  policy {p.name!r} for {p.command}"
-                        + (f" using {p.using}" if p.using else "")
-                        + (f" check {p.check}" if p.check else "")
-                        for p in table.policies
-                    ),
-                ]
-            )
+async def show(args: Args, context: ToolContext) -> Shown:
+    """The rows as they are and as they would be, from a rehearsal that is undone."""
+    checked = await _checked_write(args, context)
+    done = await context.services.sql.writes.rehearse(context.hold, checked, args.parameters)
+    rows = [_row(change) for change in done.changes[:_SHOWN_ROWS]]
+    more = len(done.changes) - len(rows)
+    text = "\n".join([_head(checked.verb, done, "would"), *rows, *([f"… and {more} rows more"] if more else [])])
+    return Shown(text, {**facts(done), "statement": _digest(args)})
+
+
+async def _write(args: Args, context: ToolContext) -> ToolResult:
+    checked = await _checked_write(args, context)
+    writes = context.services.sql.writes
+    if args.explain:
+        return ToolResult(await writes.plan(context.hold, checked, args.parameters), origin=SCHEMA)
+    agreed = context.agreed
+    if agreed is not None and agreed.get("statement") != _digest(args):
+        raise ToolRetry(_EDITED)
+    done = await writes.write(context.hold, context.call_id, checked, args.parameters, agreed=agreed)
+    head = _head(checked.verb, done, "did")
+    if done.is_repeat:
+        return ToolResult(f"{head} This call had written before, and nothing was written twice.")
+    rows = [change.said or "" for change in done.changes] if checked.said is not None else []
+    notes = {"pam.rows_written": done.tables}
+    return ToolResult("\n".join([head, *rows]), notes=notes, origin=ROWS if rows else None)
+
+
+async def _checked_write(args: Args, context: ToolContext) -> sql_writes.CheckedWrite:
+    checked = await _judged(sql_writes.check, args.sql or "")
+    await _fits(args, context, checked.attributes, checked.parameter_count)
+    return checked
+
+
+async def _judged(check: Callable[[str], _Checked], sql: str) -> _Checked:
+    try:
+        return await asyncio.to_thread(check, sql)  # up to 0.7 s for the longest statements
+    except sql_guard.StatementRefused as refusal:
+        raise ToolRefused(str(refusal)) from refusal
+
+
+async def _fits(args: Args, context: ToolContext, attributes: tuple[str, ...], parameter_count: int) -> None:
+    if attributes and (called := await tables.find_row_functions(context.hold, attributes)):
+        raise ToolRefused(
+            f"{', '.join(called)} behind a dot would call a function of the team's, not read a column: leave it out."
         )
-    return _capped("\n".join(parts))
+    if parameter_count != len(args.parameters):
+        raise ToolRetry(f"The statement names {parameter_count} parameters; {len(args.parameters)} values were given.")
 
 
-def _capped(text: str) -> str:
-    if len(text) <= MAX_RESULT_CHARACTERS:
-        return text
-    rest = len(text) - MAX_RESULT_CHARACTERS
-    return f"{text[:MAX_RESULT_CHARACTERS]}\n[cut: {rest:,} characters more; select fewer rows or columns]"
+def _head(verb: str, done: Written, mood: str) -> str:
+    counted = ", ".join(f"{rows} of {table}" for table, rows in sorted(done.tables.items())) or "no rows"
+    if mood == "would":
+        return f"The {verb} would write {counted}:" if done.tables else f"The {verb} would write no rows."
+    return f"The {verb} wrote {counted}."
+
+
+def _row(change: Change) -> str:
+    """A row for an approver: what changes of it, with its key still in it."""
+    match (change.before, change.after):
+        case (None, after):
+            return f"+ {after}"
+        case (before, None):
+            return f"- {before}"
+        case (before, after):
+            return f"- {before}\n+ {after}"
+
+
+def _digest(args: Args) -> str:
+    return hashlib.sha256(json.dumps([args.sql, args.parameters]).encode()).hexdigest()
+
+
+def effect_of(args: Args) -> CallEffect:
+    """A plan of a write, and a look at the schema, write nothing."""
+    return CallEffect.WRITE if args.write and not args.explain else CallEffect.READ
 
 
 TOOL = Tool(
     name="database_query",
-    description="Read the team's database as the person you work for: you see exactly the rows that they may see. "
-    "One SELECT per call, values as $1, $2 in parameters; describe: true shows the open tables with columns, "
-    "indexes and policies; explain: true answers the plan with real times. At most 200 rows and 15 s. It never writes.",
+    description="Read and change the team's database as the person you work for: you see and change exactly the rows that"
+    " they may. One statement per call, values as $1, $2 in parameters. Begin with describe: true (or a table's name):"
+    " tables with columns, keys, indexes, policies, and what may be written. A SELECT answers at most 200 rows as JSON"
+    " lines within 15 s; explain: true answers its plan with real times. An INSERT, or an UPDATE or DELETE with a WHERE,"
+    " needs write: true: a person is shown the rows first and decides, few rows at a time, and only what was shown is"
+    " written. RETURNING answers rows. It never changes the schema: propose a migration for that.",
     arguments=Args,
     run=run,
-    effect=CallEffect.READ,
+    effect=CallEffect.WRITE,
+    effect_of=effect_of,
+    show=show,
     timeout_seconds=30,
     is_repeatable=True,
 )

@@ -114,13 +114,23 @@ def check(sql: str, *, allowed_functions: frozenset[str] = frozenset()) -> Check
     allowed_functions: the team's own functions that were opted in, each as `schema.name`.
     Raises StatementRefused for everything else, whatever the text.
     """
+    bare, statement = parsed(sql)
+    if not isinstance(statement, pg.SelectStmt):
+        raise StatementRefused(_not_a_select(type(statement).__name__))
+    walk = Walk(allowed_functions=allowed_functions, function_columns=function_columns(statement))
+    walk.visit(statement, frozenset())
+    return CheckedStatement(bare, walk.count_parameters(), tuple(walk.tables), tuple(sorted(walk.attributes)))
+
+
+def parsed(sql: str) -> tuple[str, Node]:
+    """The bare text of one statement and its tree. Raises StatementRefused for what cannot be read."""
     _readable(sql)
     try:
         bare = _measure(sql)
         tree = postgast.parse(sql)
     except postgast.PgQueryError as error:
         line = sql.encode()[: max(error.cursorpos - 1, 0)].count(b"\n") + 1
-        raise StatementRefused(f"Not valid PostgreSQL, line {line}: {_short(error.message, 200)}.") from error
+        raise StatementRefused(f"Not valid PostgreSQL, line {line}: {short(error.message, 200)}.") from error
     except UnicodeDecodeError as error:  # libpg_query cut its message inside a character
         raise StatementRefused("Not valid PostgreSQL: correct the syntax.") from error
     except _DecodeError as error:  # protobuf reads 100 levels, about 45 operators in a chain
@@ -129,15 +139,7 @@ def check(sql: str, *, allowed_functions: frozenset[str] = frozenset()) -> Check
         ) from error
     if len(tree.stmts) != 1:
         raise StatementRefused(f"Send exactly one statement, not {len(tree.stmts)}; make one call for each.")
-    statement = postgast.unwrap_node(tree.stmts[0].stmt)
-    if not isinstance(statement, pg.SelectStmt):
-        raise StatementRefused(_not_a_select(type(statement).__name__))
-    walk = _Walk(allowed_functions=allowed_functions, function_columns=_function_columns(statement))
-    walk.visit(statement, frozenset())
-    count = max(walk.parameters, default=0)
-    if count > MAX_PARAMETERS or len(walk.parameters) != count:
-        raise StatementRefused(f"Number the parameters $1, $2, … without a gap, at most ${MAX_PARAMETERS}.")
-    return CheckedStatement(bare, count, tuple(walk.tables), tuple(sorted(walk.attributes)))
+    return bare, postgast.unwrap_node(tree.stmts[0].stmt)
 
 
 def _readable(sql: str) -> None:
@@ -187,7 +189,8 @@ def _measure(text: str) -> str:
     return text.encode()[inner[0].start : inner[-1].end].decode() if inner else ""
 
 
-def _children(message: Node) -> Iterator[Node]:
+def children(message: Node) -> Iterator[Node]:
+    """The parts of a node, one level down."""
     for field, value in message.ListFields():
         if field.message_type is not None:
             for item in [value] if isinstance(value, _Message) else value:
@@ -196,7 +199,7 @@ def _children(message: Node) -> Iterator[Node]:
                     yield child
 
 
-def _function_columns(statement: Node) -> dict[str, frozenset[str]]:
+def function_columns(statement: Node) -> dict[str, frozenset[str]]:
     """For each alias of a function in FROM, the names that surely are its columns.
 
     `s.f` on a function's scalar result is the call f(s): `select s.current_setting from unnest(…) s`.
@@ -216,27 +219,44 @@ def _function_columns(statement: Node) -> dict[str, frozenset[str]]:
     return columns
 
 
-class _Walk:
+class Walk:
     """One pass over the tree: refuses, and gathers tables, parameters and attributes."""
 
-    def __init__(self, *, allowed_functions: frozenset[str], function_columns: dict[str, frozenset[str]]) -> None:
+    def __init__(
+        self,
+        *,
+        allowed_functions: frozenset[str],
+        function_columns: dict[str, frozenset[str]],
+        more_nodes: frozenset[str] = frozenset(),
+        more_functions: frozenset[str] = frozenset(),
+    ) -> None:
         self._allowed_functions = allowed_functions
         self._function_columns = function_columns
+        self._more_nodes = more_nodes
+        self._functions = FUNCTIONS | more_functions
         self.tables: dict[tuple[str | None, str], None] = {}
         self.parameters: set[int] = set()
         self.attributes: set[str] = set()
 
+    def count_parameters(self) -> int:
+        """The highest n of $n. Raises StatementRefused when one below it is missing."""
+        count = max(self.parameters, default=0)
+        if count > MAX_PARAMETERS or len(self.parameters) != count:
+            raise StatementRefused(f"Number the parameters $1, $2, … without a gap, at most ${MAX_PARAMETERS}.")
+        return count
+
     def visit(self, node: Node, ctes: frozenset[str]) -> None:
+        """Judge a part of the tree, with the names of the CTEs that it sees."""
         kind = type(node).__name__
-        if kind not in _NODES:
+        if kind not in _NODES | self._more_nodes:
             if kind in _WRITES:
-                raise StatementRefused(f"{_verb(kind)} inside WITH writes; only reading statements may run here.")
+                raise StatementRefused(f"{verb(kind)} inside WITH writes; only reading statements may run here.")
             raise StatementRefused(f"{_REFUSED_NODES.get(kind, f'{kind} is not known to the guard; leave it out')}.")
         match node:
             case pg.SelectStmt():
-                ctes = self._with(node, ctes)
+                ctes = self.scope(node, ctes)
             case pg.RangeVar():
-                self._table(node, ctes)
+                self.table(node, ctes)
             case pg.FuncCall():
                 self._function(node)
             case pg.RangeFunction():
@@ -262,12 +282,12 @@ class _Walk:
                 self._builtin_only(node.method, "sampling method", _SAMPLING)
             case pg.ParamRef():
                 self.parameters.add(node.number)
-        for child in _children(node):
+        for child in children(node):
             if not (isinstance(node, pg.SelectStmt) and isinstance(child, pg.WithClause)):
                 self.visit(child, ctes)
 
-    def _with(self, select: Node, ctes: frozenset[str]) -> frozenset[str]:
-        """Visit the WITH list, each CTE seeing those before it (all if recursive); return the scope."""
+    def scope(self, select: Node, ctes: frozenset[str]) -> frozenset[str]:
+        """Visit the WITH list of a statement, each CTE seeing those before it (all if recursive); return the scope."""
         if not select.HasField("with_clause"):
             return ctes
         items = [item.common_table_expr for item in select.with_clause.ctes]
@@ -278,25 +298,26 @@ class _Walk:
             ctes |= {item.ctename}
         return ctes
 
-    def _table(self, table: Node, ctes: frozenset[str]) -> None:
+    def table(self, table: Node, ctes: frozenset[str]) -> None:
+        """Judge a table's name and note it."""
         schema, name = table.schemaname or None, table.relname
         if table.catalogname:
             raise StatementRefused("Name tables as schema.table, without a database.")
         if schema is not None and CLOSED_SCHEMAS.match(schema.lower()):
             raise StatementRefused(
-                f"The schema {_short(schema)} is closed to agents; use the tool's schema introspection, "
+                f"The schema {short(schema)} is closed to agents; use the tool's schema introspection, "
                 "or read the team's own tables."
             )
         if schema is None and name.lower().startswith("pg_"):
-            raise StatementRefused(f"{_short(name)} looks like a system catalog; use the tool's schema introspection.")
+            raise StatementRefused(f"{short(name)} looks like a system catalog; use the tool's schema introspection.")
         if schema is not None or name not in ctes:
             self.tables[(schema, name)] = None
 
     def _function(self, call: Node) -> None:
         names = [part.string.sval for part in call.funcname]
-        shown, name = _short(".".join(names)), names[-1]
+        shown, name = short(".".join(names)), names[-1]
         if len(names) == 1 or (len(names) == 2 and names[0] == "pg_catalog"):
-            if name not in FUNCTIONS:
+            if name not in self._functions:
                 opted = sorted(full for full in self._allowed_functions if full.endswith(f".{name}"))
                 advice = "use a plain built-in, or ask for the team's function to be opted in as schema.name"
                 if opted and len(names) == 1:
@@ -322,8 +343,8 @@ class _Walk:
         qualifier, name = names[-2:]
         if name not in self._function_columns.get(qualifier, {name}):
             raise StatementRefused(
-                f"{_short(f'{qualifier}.{name}')} could be a function call; name the columns of the function "
-                f"in FROM, as in {_short(qualifier)}(column), and give each such alias once."
+                f"{short(f'{qualifier}.{name}')} could be a function call; name the columns of the function "
+                f"in FROM, as in {short(qualifier)}(column), and give each such alias once."
             )
         self.attributes.add(name)
 
@@ -334,7 +355,7 @@ class _Walk:
                 name = step.string.sval
                 if name not in OUTPUT_COLUMNS:
                     raise StatementRefused(
-                        f"(…).{_short(name)} could be a function call; write to_jsonb(…) ->> 'field', or "
+                        f"(…).{short(name)} could be a function call; write to_jsonb(…) ->> 'field', or "
                         "name the column in a subquery."
                     )
                 self.attributes.add(name)
@@ -345,7 +366,7 @@ class _Walk:
         known = known or (names[:-1] == ["extensions"] and names[-1] in EXTENSION_TYPES)
         if not known or node.setof:
             raise StatementRefused(
-                f"The type {_short('.'.join(names))} may not be cast to; compare with a literal ('open'), "
+                f"The type {short('.'.join(names))} may not be cast to; compare with a literal ('open'), "
                 "whose type PostgreSQL infers, or cast to a built-in type."
             )
         lengths = [item.a_const.ival.ival for item in node.typmods]
@@ -356,19 +377,21 @@ class _Walk:
         parts = [part.string.sval for part in names]
         foreign = len(parts) > 2 or (len(parts) == 2 and parts[0] != "pg_catalog")
         if foreign or (parts and known is not None and parts[-1] not in known):
-            raise StatementRefused(f"The {what} {_short('.'.join(parts))} is not a built-in; use one that is.")
+            raise StatementRefused(f"The {what} {short('.'.join(parts))} is not a built-in; use one that is.")
 
 
 def _not_a_select(kind: str) -> str:
     if kind in _WRITES:
-        return f"{_verb(kind)} writes; only one reading statement (SELECT, WITH, VALUES) may run here."
+        return f"{verb(kind)} writes; only a reading statement may run without write: true."
     advice = _ADVICE.get(kind, "changes of the schema go through supabase_migrate, data is read with SELECT")
-    return f"Only one reading statement (SELECT, WITH, VALUES) may run here, not {_verb(kind)}; {advice}."
+    return f"Only one reading statement (SELECT, WITH, VALUES) may run here, not {verb(kind)}; {advice}."
 
 
-def _verb(kind: str) -> str:
+def verb(kind: str) -> str:
+    """A statement's node type in SQL's words."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind.removesuffix("Stmt").removeprefix("Variable")).upper()
 
 
-def _short(text: str, limit: int = 63) -> str:
+def short(text: str, limit: int = 63) -> str:
+    """A name of the statement's, cut where it would only be noise."""
     return text if len(text) <= limit else text[:limit] + "…"

@@ -1,5 +1,7 @@
 """Tables of the team that are open to agents, as a model is shown them."""
 
+from uuid import UUID
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from workers.kernel.ledger.hold import Hold
@@ -16,18 +18,34 @@ class TablePolicy(BaseModel):
     check: str | None
 
 
+class OpenWrites(BaseModel):
+    """What may be written to a table: how many rows at once, and whose code runs with it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    commands: tuple[str, ...]
+    max_rows: int
+    own_code: str | None
+    cascades: bool
+    is_drifted: bool
+
+
 class OpenTable(BaseModel):
-    """A table with what a backend engineer looks at first."""
+    """A table with what a backend engineer looks at first. `person`: whom the run works for, auth.uid() in policies."""
 
     model_config = ConfigDict(frozen=True)
 
     table: str
     comment: str | None
+    person: UUID
+    is_drifted: bool
+    writes: OpenWrites | None
     estimated_rows: int
     size: str
     columns: tuple[str, ...]
     indexes: tuple[str, ...]
     foreign_keys: tuple[str, ...]
+    checks: tuple[str, ...]
     policies: tuple[TablePolicy, ...]
 
 
