@@ -230,8 +230,11 @@ async def uninstall(dsn: str) -> list[str]:
         async with connection.transaction():
             await connection.execute("select pam.close_to_agent(o.table_id) from pam_private.opened_tables o")
             await connection.execute(
-                "do $$ declare p text; begin for p in select polname from pg_catalog.pg_policy"
-                " where polrelid = 'realtime.messages'::regclass and polname like 'pam: %' loop"
+                "do $$ declare p text; begin for p in select distinct o.polname from pg_catalog.pg_policy o"
+                " join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_policy'::regclass and d.objid = o.oid"
+                " and d.refclassid = 'pg_catalog.pg_proc'::regclass"
+                " join pg_catalog.pg_proc f on f.oid = d.refobjid and f.pronamespace = 'pam_private'::regnamespace"
+                " where o.polrelid = 'realtime.messages'::regclass and o.polname like 'pam: %' loop"
                 " execute format('drop policy %I on realtime.messages', p); end loop; end $$"
             )
             rows = await (await connection.execute(_DEPENDANTS)).fetchall()

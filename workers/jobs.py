@@ -16,13 +16,12 @@ import structlog
 from workers.agent.shutdown import LeavingFlag
 from workers.agent.slots import Slots
 from workers.agent.turn import Turns
-from workers.kernel import runqueue
+from workers.kernel import runqueue, sweeps
 from workers.kernel.blobs import Blobs, FolderBlobs
 from workers.kernel.envelope import Envelope
 from workers.kernel.errors import PamError, SettingMissing, Unavailable
 from workers.kernel.key_file import LocalKeyRing
 from workers.kernel.kms import KmsKeyRing
-from workers.kernel.ledger import runs
 from workers.kernel.runqueue import RunQueue
 from workers.kernel.s3_blobs import S3Blobs
 from workers.kernel.settings import WorkerSettings
@@ -156,10 +155,10 @@ class Workshop:
             await asyncio.sleep(self._settings.sweep_seconds)
 
     async def _sweep(self) -> None:
-        """Every worker looks for stranded, due and expired runs; the database lets one of them at a time."""
-        for due in await runs.sweep(self._gateway):
-            await self._queue.ring(due.run_id, due.turn)
-            log.info("run swept up", run_id=str(due.run_id), turn=due.turn)
+        """Every worker looks for stranded, due and expired work; the database lets one of them at a time."""
+        for due in await sweeps.sweep(self._gateway.call):
+            await self._queue.ring(UUID(due["run_id"]), due["turn"])
+            log.info("run swept up", run_id=due["run_id"], turn=due["turn"])
 
     async def _seal(self) -> None:
         """Every worker that holds keys seals anew what browsers deposited, and what lies under an older key."""

@@ -14,6 +14,7 @@ from tests.database.world import refused_state
 from tests.support.bench import Bench
 from tests.support.database import Template
 from tests.support.jobs import GET, jobs, ran, submitted, swept
+from workers.kernel.ledger import tool_calls
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,11 @@ async def test_a_due_time_makes_one_job_whoever_races_and_a_sweeper_gains_nothin
     assert len([job for job in made if job]) == 1
     assert await advance(now + timedelta(minutes=1), now + timedelta(minutes=2)) is None  # not due yet
     assert len(await jobs(bench)) == 1
+    # Twice within a minute, though neither time is behind the clock.
+    (soon,) = await database.admin(
+        "update pam.schedules set next_at = now() - interval '1 s' where org_id = %s returning next_at", bench.org_id
+    )
+    assert (await advance(soon["next_at"], soon["next_at"] + timedelta(seconds=30)))["refused"]["code"] == "invalid"
     # The next time while the job before is open: skipped, not heaped up.
     await database.admin(
         "update pam.schedules set next_at = date_trunc('minute', now()) where org_id = %s", bench.org_id
@@ -122,7 +128,9 @@ async def test_a_lost_worker_submits_and_retries_once(bench: Bench) -> None:
 async def test_a_verb_without_a_recorded_intent_submits_nothing(bench: Bench) -> None:
     planned = await bench.planned("celery_task", {"action": "submit", **GET})
     other = await bench.planned("redis_get", {"key": "a"})
-    theirs = await (await bench.beside()).planned("celery_task", {"action": "submit", **GET})
+    theirs = await (beside := await bench.beside()).planned("celery_task", {"action": "submit", **GET})
+    await tool_calls.begin(bench.hold, other)  # another tool's intent, and another run's, are none of this
+    await tool_calls.begin(beside.hold, theirs)
     held = {"run_id": bench.hold.run_id, "fence": bench.hold.fence}
     for one in (planned.id, other.id, theirs.id, uuid4()):
         assert await refused_state(bench.database.worker("submit_job", **held, call=one, job=GET)) == "PM002"

@@ -14,6 +14,7 @@ from infra.local.facts import StackFacts
 from tests.database.world import become, refused_state
 from tests.support.bench import Bench
 from tests.support.database import Database, Template
+from workers.kernel.ledger import tool_calls
 
 PLACE = "There is no such topic in this organisation"
 FORM = "A topic is org:, thread: or user: and an id in lower case"
@@ -134,6 +135,8 @@ async def test_a_verb_without_a_recorded_intent_sends_nothing(bench: Bench) -> N
     other = await bench.planned("redis_get", {"key": "a"})
     beside = await bench.beside()
     theirs = await beside.planned("websocket_send", {"topic": "org:mine", "event": "ok"})
+    await tool_calls.begin(bench.hold, other)  # another tool's intent, and another run's, are none of this
+    await tool_calls.begin(beside.hold, theirs)
     held = {"run_id": bench.hold.run_id, "fence": bench.hold.fence}
     said = {"topic": "org:mine", "event": "ok", "payload": {}}
     for call in (planned.id, other.id, theirs.id, uuid4()):

@@ -9,7 +9,6 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from workers.kernel import sweeps
 from workers.kernel.errors import Refused
 from workers.kernel.ledger.approvals import Ask
 from workers.kernel.ledger.hold import Hold
@@ -100,13 +99,6 @@ class Pulse(BaseModel):
     access_revoked: bool
 
 
-class Due(BaseModel):
-    """A run that must be rung for."""
-
-    run_id: UUID
-    turn: int
-
-
 class RunNotClaimable(Exception):
     """Another worker's lease stands, the turn is old, or the run has ended: the job has nothing to do."""
 
@@ -138,11 +130,6 @@ async def interrupt(hold: Hold, asks: Sequence[Ask], *, events: list[dict[str, A
 async def release(hold: Hold) -> None:
     """Give the run back to the queue; the hold ends."""
     await hold.call("release_run")
-
-
-async def sweep(gateway: "WorkerGateway") -> list[Due]:
-    """Bring what is due, stranded, cancelled, expired or undecided on; answers the runs to ring for."""
-    return [Due.model_validate(row) for row in await sweeps.sweep(gateway.call)]
 
 
 class Started(BaseModel):
