@@ -199,7 +199,7 @@ async def test_bwrap_that_cannot_start_is_a_refusal_with_its_words(
 
 
 async def test_no_package_of_the_interpreter_comes_along(bubblewrap: Bubblewrap) -> None:
-    code = "import glob, sys\nprint(sorted(glob.glob(sys.base_prefix + '/lib/python3*/*-packages/*')))"
+    code = "import glob, sys\nprint(sorted(p for b in (sys.base_prefix, '/usr') for p in glob.glob(b + '/lib/python3*/*-packages/*')))"
     assert (await done(bubblewrap, PYTHON, code)).output == "[]\n"
 
 
@@ -220,6 +220,18 @@ async def test_calls_of_another_kind_of_machine_kill(bubblewrap: Bubblewrap, num
         assert (outcome.exit_code, outcome.output) == (159, "Bad system call\n")
     else:
         assert outcome.output == "-1\n"
+
+
+@pytest.mark.parametrize("path", ["../up", "inner/../../up", "./../up"])
+def test_a_path_that_climbs_is_refused_by_the_copy_itself(tmp_path: Path, path: str) -> None:
+    (tmp_path / "folder").mkdir()
+    folder = os.open(tmp_path / "folder", os.O_RDONLY)
+    try:
+        with pytest.raises(SandboxRefused):
+            copying.copy_in(folder, (InputFile(path, b"x"),))
+    finally:
+        os.close(folder)
+    assert not (tmp_path / "up").exists()
 
 
 def test_a_link_is_not_followed_even_where_a_file_was_looked_at(
