@@ -171,7 +171,7 @@ _GUARDS = (
         _TOOL,
         "gave_up",
     ),
-    (_COPYING, "climbing paths in", 'if not name or name in (".", ".."):', "if False:", _BOX, "cannot_leave"),
+    (_COPYING, "climbing paths in", 'if not name or name in (".", ".."):', "if False:", _BOX, "climbs"),
     (_COPYING, "kinds of files", "if not stat.S_ISREG(kind.st_mode):", "if False:", _ATTACKS, "link or pipe or socket"),
     (_COPYING, "links", "_READ = os.O_RDONLY | os.O_NOFOLLOW |", "_READ = os.O_RDONLY |", _BOX, "link_is_not_followed"),
     (_COPYING, "size of a file back", "if kind.st_size <= limits.returned_file_bytes and ", "if ", _ATTACKS, "4-GiB"),

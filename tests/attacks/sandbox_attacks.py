@@ -177,7 +177,7 @@ RESOURCES = (
     Attack("output without end", SHELL, "yes", "stop output", tight(output_bytes=MIB)),
     Attack("a core dump handed to the machine", PYTHON, "import resource\nprint(resource.getrlimit(resource.RLIMIT_CORE))\ntried(lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)))\nsys.stdout.flush(); os.abort()", r"\(1, 1\).*stopped.*exit 134\] \[stop None\] \[back \[\]\]"),
     Attack("its own limits, raised", PYTHON, "import resource\nfor what in (resource.RLIMIT_AS, resource.RLIMIT_NPROC, resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE):\n    tried(lambda: resource.setrlimit(what, (resource.RLIM_INFINITY,) * 2))", "(not allowed to raise|exceeds).*(not allowed to raise|exceeds).*(not allowed|exceeds).*(not allowed|exceeds)"),
-    Attack("memory locked into the machine", PYTHON, "held = ctypes.create_string_buffer(2 ** 24)\ntried(lambda: call(149, 228, held, 2 ** 24))", "Cannot allocate|not permitted"),
+    Attack("memory locked into the machine", PYTHON, "held = ctypes.create_string_buffer(2 ** 22)\ntried(lambda: call(149, 228, held, 2 ** 22))", "Cannot allocate|not permitted"),
 )  # fmt: skip
 
 COMES_BACK = (
