@@ -55,10 +55,11 @@ $$
   select encode(sha256(convert_to(concat_ws('|', c.relrowsecurity, c.relkind, (
     select string_agg(concat_ws(':', p.polname, p.polcmd, p.polpermissive, p.polroles::text,
              pg_catalog.pg_get_expr(p.polqual, p.polrelid), pg_catalog.pg_get_expr(p.polwithcheck, p.polrelid)), ';' order by p.polname)
-      from pg_catalog.pg_policy p where p.polrelid = t and not (p.polname like 'pam: %' and p.polroles = array['pam_agent'::regrole::oid])), (
+      from pg_catalog.pg_policy p where p.polrelid = t and not (p.polname like 'pam: %' and p.polroles = array['pam_agent'::regrole::oid])),
     -- What authenticated may read: agents keep no right that people lost.
+    case when has_table_privilege('authenticated', t, 'select') then '*' else (
     select string_agg(a.attname, ',' order by a.attnum) from pg_catalog.pg_attribute a
-     where a.attrelid = t and a.attnum > 0 and not a.attisdropped and has_column_privilege('authenticated', t, a.attnum, 'select'))), 'UTF8')), 'hex')
+     where a.attrelid = t and a.attnum > 0 and not a.attisdropped and has_column_privilege('authenticated', t, a.attnum, 'select')) end), 'UTF8')), 'hex')
     from pg_catalog.pg_class c where c.oid = t
 $$;
 

@@ -36,6 +36,8 @@ READERS = {
     "pam_private.preview_meter": NOBODY,
     "pam_private.agent_bindings": NOBODY,
     "pam_private.opened_tables": NOBODY,
+    "pam_private.opened_writes": NOBODY,
+    "pam_private.agent_writes": NOBODY,
     "pam_private.decision_links": NOBODY,
 }
 TENANT = tuple(table for table in READERS if table.startswith("pam."))

@@ -72,6 +72,8 @@ async def show(args: Args, context: ToolContext) -> Shown:
     """The rows as they are and as they would be, from a rehearsal that is undone."""
     checked = await _checked_write(args, context)
     done = await context.services.sql.writes.rehearse(context.hold, checked, args.parameters)
+    if not done.tables:
+        raise ToolRetry(f"The {checked.verb} would write no rows, so nobody is asked: look at its condition.")
     rows = [_row(change) for change in done.changes[:_SHOWN_ROWS]]
     more = len(done.changes) - len(rows)
     text = "\n".join([_head(checked.verb, done, "would"), *rows, *([f"… and {more} rows more"] if more else [])])
@@ -120,7 +122,7 @@ async def _fits(args: Args, context: ToolContext, attributes: tuple[str, ...], p
 def _head(verb: str, done: Written, mood: str) -> str:
     counted = ", ".join(f"{rows} of {table}" for table, rows in sorted(done.tables.items())) or "no rows"
     if mood == "would":
-        return f"The {verb} would write {counted}:" if done.tables else f"The {verb} would write no rows."
+        return f"The {verb} would write {counted}:"
     return f"The {verb} wrote {counted}."
 
 
@@ -141,7 +143,7 @@ def _digest(args: Args) -> str:
 
 def effect_of(args: Args) -> CallEffect:
     """A plan of a write, and a look at the schema, write nothing."""
-    return CallEffect.WRITE if args.write and not args.explain else CallEffect.READ
+    return CallEffect.WRITE if args.write and args.sql and not args.explain else CallEffect.READ
 
 
 TOOL = Tool(
