@@ -1,6 +1,6 @@
 """Every mutation that is written down, and every text of a SQL function among them."""
 
-from infra.mutations import consent, functions, sources
+from infra.mutations import consent, functions, sources, writes
 
-TARGETS = (*functions.TARGETS, *consent.TARGETS)
-MUTATIONS = (*functions.MUTATIONS, *sources.MUTATIONS, *consent.MUTATIONS)
+TARGETS = (*functions.TARGETS, *consent.TARGETS, *writes.TARGETS)
+MUTATIONS = (*functions.MUTATIONS, *sources.MUTATIONS, *consent.MUTATIONS, *writes.MUTATIONS)

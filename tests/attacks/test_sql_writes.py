@@ -99,7 +99,9 @@ async def test_a_write_needs_a_started_writing_call_of_this_run(world: WriteWorl
     theirs = await world.started(world.victim)
     beside = await bench.beside()
     of_another_run = await world.started(beside)
-    finished = await bench.planned("database_query", {"sql": "update items set title = 'mine' where id = 11", "write": True})
+    finished = await bench.planned(
+        "database_query", {"sql": "update items set title = 'mine' where id = 11", "write": True}
+    )
     assert (await bench.carry_out(finished)).status is CallStatus.SUCCEEDED
     for name, call in {
         "planned": planned, "a read": reading.id, "another tool's": other_tool.id, "another person's": theirs,
@@ -109,7 +111,13 @@ async def test_a_write_needs_a_started_writing_call_of_this_run(world: WriteWorl
             await sql.write(bench.hold, call, raw("update", SET), ["x"], agreed=None)
         assert await title(world) == "mine", name
     with pytest.raises(FenceLost):
-        await sql.write(replace(bench.hold, fence=bench.hold.fence + 1), await world.started(), raw("update", SET), ["x"], agreed=None)
+        await sql.write(
+            replace(bench.hold, fence=bench.hold.fence + 1),
+            await world.started(),
+            raw("update", SET),
+            ["x"],
+            agreed=None,
+        )
 
 
 async def test_a_call_writes_once_however_often_it_is_repeated(world: WriteWorld) -> None:
@@ -126,7 +134,9 @@ async def test_a_call_writes_once_however_often_it_is_repeated(world: WriteWorld
 
 async def test_a_worker_lost_after_the_commit_writes_nothing_twice(world: WriteWorld) -> None:
     bench = world.bench
-    call = await bench.effect_without_outcome("database_query", sql="update items set amount = amount + 1 where id = 11", write=True)
+    call = await bench.effect_without_outcome(
+        "database_query", sql="update items set amount = amount + 1 where id = 11", write=True
+    )
     done = await bench.carry_out(call)
     assert (done.status, "had written before" in (done.result or "")) == (CallStatus.SUCCEEDED, True)
     assert await bench.database.admin("select amount from public.items where id = 11") == [{"amount": 1}]
@@ -209,7 +219,9 @@ async def test_whoever_takes_the_run_over_waits_for_the_write_and_the_heartbeat_
         await writing.execute("select pam_private.bind_write(%s, %s, %s)", [held.run_id, held.fence, call])
         assert await database.worker("pulse_run", run_id=held.run_id, fence=held.fence, lease_seconds=9000)
         with pytest.raises(psycopg.errors.LockNotAvailable):
-            await database.admin(f"select 1 from pam_private.run_heads where run_id = '{held.run_id}' for update nowait")
+            await database.admin(
+                f"select 1 from pam_private.run_heads where run_id = '{held.run_id}' for update nowait"
+            )
         await writing.rollback()
 
 

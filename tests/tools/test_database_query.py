@@ -63,7 +63,11 @@ async def test_values_travel_as_parameters_of_their_types(bench: Bench) -> None:
         ({"sql": "select nothing from nowhere"}, "failed", 'relation "nowhere" does not exist (SQLSTATE 42P01)'),
         ({"sql": "select 1/0"}, "failed", "division by zero (SQLSTATE 22012)"),
         ({"sql": "selec 1"}, "refused", "syntax"),
-        ({"sql": "delete from public.tasks"}, "refused", "DELETE writes; only a reading statement may run without write"),
+        (
+            {"sql": "delete from public.tasks"},
+            "refused",
+            "DELETE writes; only a reading statement may run without write",
+        ),
         ({"describe": True, "write": True}, "failed", "Give sql with write: true"),
         ({"describe": "public.nowhere"}, "failed", "public.nowhere is not open to agents"),
         ({"sql": "select 1; select 2"}, "refused", "one"),

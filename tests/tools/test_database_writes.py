@@ -129,7 +129,9 @@ async def test_a_write_is_planned_without_being_run_or_asked_about(bench: Bench)
         ("update items set amount = 1 / amount where id = 11", "Nothing was written: division by zero"),
     ],
 )  # fmt: skip
-async def test_a_write_that_cannot_be_shown_ends_with_a_reason_and_asks_nobody(bench: Bench, sql: str, told: str) -> None:
+async def test_a_write_that_cannot_be_shown_ends_with_a_reason_and_asks_nobody(
+    bench: Bench, sql: str, told: str
+) -> None:
     status, text = await bench.use("database_query", sql=sql, write=True)
     assert (status, told in text) == ("failed", True), text
 

@@ -1,4 +1,4 @@
-"""Run one SQL statement as the person who asked, under their row-level security; a write is shown before it is committed."""
+"""Run one SQL statement as the person who asked, under their row-level security; a write is shown before it stays."""
 
 import asyncio
 import hashlib
@@ -27,8 +27,8 @@ class Args(Arguments):
 
     sql: str | None = Field(
         default=None,
-        description="one SELECT (WITH, VALUES and set operations too), or with write: true one INSERT, UPDATE or DELETE;"
-        " values as $1, $2 …",
+        description="one SELECT (WITH, VALUES and set operations too), or with write: true one INSERT, UPDATE or"
+        " DELETE; values as $1, $2 …",
     )
     parameters: Annotated[list[Scalar], Field(max_length=100)] = Field(default=[], description="values for $1, $2 …")
     write: bool = Field(
@@ -40,8 +40,8 @@ class Args(Arguments):
     )
     describe: bool | str = Field(
         default=False,
-        description="true: the tables that are open to you, with columns, indexes, keys, policies, sizes and what may be"
-        " written; or the name of one of them",
+        description="true: the tables that are open to you, with columns, indexes, keys, policies, sizes and what may"
+        " be written; or the name of one of them",
     )
 
 
@@ -148,12 +148,12 @@ def effect_of(args: Args) -> CallEffect:
 
 TOOL = Tool(
     name="database_query",
-    description="Read and change the team's database as the person you work for: you see and change exactly the rows that"
-    " they may. One statement per call, values as $1, $2 in parameters. Begin with describe: true (or a table's name):"
-    " tables with columns, keys, indexes, policies, and what may be written. A SELECT answers at most 200 rows as JSON"
-    " lines within 15 s; explain: true answers its plan with real times. An INSERT, or an UPDATE or DELETE with a WHERE,"
-    " needs write: true: a person is shown the rows first and decides, few rows at a time, and only what was shown is"
-    " written. RETURNING answers rows. It never changes the schema: propose a migration for that.",
+    description="Read and change the team's database as the person you work for: you see and change exactly the rows"
+    " that they may. One statement per call, values as $1, $2 in parameters. Begin with describe: true (or a table's"
+    " name): tables with columns, keys, indexes, policies, and what may be written. A SELECT answers at most 200 rows as"
+    " JSON lines within 15 s; explain: true answers its plan with real times. An INSERT, an UPDATE or DELETE with a"
+    " WHERE, needs write: true: a person is shown the rows first and decides, few rows at a time, and only what was"
+    " shown is written. RETURNING answers rows. It never changes the schema: propose a migration for that.",
     arguments=Args,
     run=run,
     effect=CallEffect.WRITE,
