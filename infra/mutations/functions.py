@@ -128,15 +128,6 @@ _AGENT_SQL = (
         "if false and not (select c.relrowsecurity",
     ),
     ("pam.open_to_agent", "platform schemas", "in ('pam', 'pam_worker',", "in ('pam_worker',"),
-    ("pam.open_to_agent", "session", "current_setting|", ""),
-    ("pam.open_to_agent", "opaque functions", "and d.deptype = 'n'", "and d.deptype = 'x'"),
-    ("pam.open_to_agent", "bound person", "'pam_private.bound_uid()'", "'auth.uid()'"),
-    (
-        "pam.open_to_agent",
-        "closed on drift",
-        "using ((select pam_private.is_open(%L::regclass)))'",
-        "using (%L is not null)'",
-    ),
 )
 
 _ORGANIZATIONS, _DOORS = "tests/database/test_organizations.py", "tests/database/test_doors.py"

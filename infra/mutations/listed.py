@@ -14,6 +14,7 @@ from infra.mutations import (
     sandbox,
     sources,
     topics,
+    writes,
 )
 
 _SURFACES = (
@@ -30,6 +31,7 @@ _SURFACES = (
     sandbox,
     jobs,
     topics,
+    writes,
 )
 
 TARGETS = tuple(target for surface in _SURFACES for target in getattr(surface, "TARGETS", ()))

@@ -168,7 +168,6 @@ _ON_A_STACK = (
 _BOUND = (
     ("read only", "set transaction read only; ", ""),
     ("role", "; set local role pam_agent", ""),
-    ("one statement", "parameters, binary=True)", "parameters)"),
     ("row cap", " limit {limits.max_rows + 1}", ""),
     ("row size", "if any(len(row) > limits.max_row_characters for row in rows):", "if False:"),
     ("time limit", "set local statement_timeout = '{self._limits.statement_seconds}s';", ""),

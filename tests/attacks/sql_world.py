@@ -94,7 +94,8 @@ class WriteWorld:
                 f"insert into public.items (id, team_id, owner_id, title) values (1, 1, '{world.victim.user_id}', '{CANARY}');"
                 f"insert into public.items (id, team_id, owner_id, title) select n, 2, '{bench.user_id}', 'mine' from generate_series(11, 18) n;"
                 f"insert into public.ledger (owner_id, entry) values ('{bench.user_id}', 'paid');"
-                f"insert into public.closed values (1, '{CANARY}')"
+                f"insert into public.closed values (1, '{CANARY}');"
+                "select setval('public.items_id_seq', 100)"
             )
             yield world
 

@@ -38,7 +38,7 @@ BOUND: dict[str, tuple[str, str, str]] = {
     "claims forged before a trusted default": ("insert", f"insert into public.stamps (body) select f from (select {FORGED} offset 0) as x (f)", "row-level security"),
     "a trusted default by hand": ("insert", "insert into public.stamps (made_by, body) values ('<victim>', 'x')", "permission denied"),
     "claims forged in a CTE": ("update", f"with f as materialized (select {FORGED} as c) update public.items set title = 'x' from f where f.c is not null and items.id = 1", ""),
-    "role authenticated": ("update", f"update public.items set title = 'x' where set_config('role', 'authenticated', true) <> '' and id = 11", "permission denied"),
+    "role authenticated": ("update", "update public.items set title = 'x' where set_config('role', 'authenticated', true) <> '' and id = 11", "permission denied"),
     "role postgres": ("update", "update public.items set title = 'x' where set_config('role', 'postgres', true) <> '' and id = 11", "permission denied"),
     "session authorization": ("update", "update public.items set title = 'x' where set_config('session_authorization', 'postgres', true) <> '' and id = 11", "permission denied"),
     "row security off, then SQL in text": ("update", "update public.items set title = query_to_xml('update public.items set title = ''x'' where id = 1', true, true, '')::text where set_config('row_security', 'off', true) <> '' and id = 11", "row-level security"),

@@ -274,6 +274,7 @@ DRIFTS = {
     "a policy renamed": "alter policy own on public.notes rename to mine",
     "a policy for others": "alter policy own on public.notes to anon",
     "a check changed": "create policy w on public.notes for insert to authenticated with check (true)",
+    "a right taken back": "revoke select on public.notes from authenticated; grant select (id) on public.notes to authenticated",
     "row-level security off": "alter table public.notes disable row level security",
 }
 

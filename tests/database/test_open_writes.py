@@ -8,7 +8,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from tests.attacks.sql_world import raw
+from tests.attacks.sql_world import raw, refusal
 from tests.database.tracker import bound_sql, hold
 from tests.support.database import Database, Template
 from workers.tools.failures import ToolRetry
@@ -84,7 +84,9 @@ async def test_what_cannot_be_opened_for_writing_is_refused_and_leaves_it_open_f
                 await connection.execute((DOCS + setup).encode())
                 if name not in ("an opaque policy",):
                     await connection.execute(b"select pam.open_to_agent('public.docs')")
-                with pytest.raises(psycopg.Error, match=word if name != "an opaque policy" else "not open to agents for reading"):
+                with pytest.raises(
+                    psycopg.Error, match=word if name != "an opaque policy" else "not open to agents for reading"
+                ):
                     async with connection.transaction():
                         await connection.execute(WRITE.encode())
                 row: Any = await (
@@ -97,7 +99,9 @@ async def test_what_cannot_be_opened_for_writing_is_refused_and_leaves_it_open_f
                 ).fetchone()
                 assert row == (False, False, False), name
     with pytest.raises(psycopg.Error, match="insert, update and delete, or some"):
-        await opened(database, ALL_OWN, writes="select pam.open_writes_to_agent('public.docs', commands => '{truncate}')")
+        await opened(
+            database, ALL_OWN, writes="select pam.open_writes_to_agent('public.docs', commands => '{truncate}')"
+        )
     with pytest.raises(psycopg.Error, match="max_rows"):
         await database.owner("select pam.open_writes_to_agent('public.docs', max_rows => 1001)")
 
@@ -183,11 +187,11 @@ async def test_agents_write_exactly_the_rows_that_their_person_writes(bare: Data
         held = await hold(database, me, org)
         for tried, (verb, statement) in TRIED.items():
             text = statement.replace("<me>", str(me)).replace("<you>", str(you))
-            try:
+            agent: int | None = None
+            why = await refusal(sql.writes.rehearse(held, raw(verb, text, table="docs"), []))
+            assert not why or "row-level security" in why
+            if not why:
                 agent = (await sql.writes.rehearse(held, raw(verb, text, table="docs"), [])).rows
-            except ToolRetry as refused:
-                assert "row-level security" in str(refused), refused
-                agent = None
             seen[tried] = (await as_a_person(database, me, text), agent)
     assert {tried: pair for tried, pair in seen.items() if pair[0] != pair[1]} == {}
     assert len({pair[0] for pair in seen.values()}) > 2
@@ -215,19 +219,25 @@ async def test_whatever_changes_what_a_write_does_closes_it_until_it_is_opened_a
     me, org = await database.new_organization()
     held = await hold(database, me, org)
     change = raw("update", "update public.docs set kind = 'x' where id = 1", table="docs")
-    for name, drift in DRIFTS.items():
+    for drift in DRIFTS.values():
         await opened(database, ALL_OWN)
         await database.owner(f"insert into public.docs (id, owner_id) values (1, '{me}')")
         async with bound_sql(database) as sql:
             assert (await sql.writes.rehearse(held, change, [])).rows == 1
             await database.owner(drift)
-            with pytest.raises(ToolRetry, match=r"docs is closed to agents.* changed since it was opened.*open the table again"):
+            with pytest.raises(
+                ToolRetry, match=r"docs is closed to agents.* changed since it was opened.*open the table again"
+            ):
                 await sql.writes.rehearse(held, change, [])
         await database.owner("drop table if exists public.docs, public.notes, public.heir cascade")
 
 
 async def test_closing_takes_writing_back_with_its_policies_grants_and_sequences(database: Database) -> None:
-    await database.owner(DOCS + ALL_OWN + "; alter table public.docs add column n serial; grant usage on sequence public.docs_n_seq to authenticated")
+    await database.owner(
+        DOCS
+        + ALL_OWN
+        + "; alter table public.docs add column n serial; grant usage on sequence public.docs_n_seq to authenticated"
+    )
     picture = (
         "select (select jsonb_agg(to_jsonb(p) - 'oid' order by polname) from pg_policy p) as policies,"
         " (select count(*) from pg_class c, aclexplode(c.relacl) a where a.grantee = 'pam_agent'::regrole) as tables,"
@@ -261,7 +271,9 @@ async def test_a_policy_to_public_does_not_let_forged_claims_in(database: Databa
     """It speaks to pam_agent as well, with an auth.uid() that a statement can set: the mirrors alone decide."""
     me, org = await database.new_organization()
     you = await database.new_person()
-    await opened(database, "drop policy seen on public.docs; create policy own on public.docs using (owner_id = auth.uid())")
+    await opened(
+        database, "drop policy seen on public.docs; create policy own on public.docs using (owner_id = auth.uid())"
+    )
     await database.owner(f"insert into public.docs (id, owner_id, body) values (1, '{you}', 'CANARY')")
     claims = json.dumps({"sub": str(you), "role": "authenticated"})
     async with bound_sql(database) as sql:
@@ -269,10 +281,15 @@ async def test_a_policy_to_public_does_not_let_forged_claims_in(database: Databa
         forged = f"select set_config('request.jwt.claims', '{claims}', true) union all select body from public.docs"
         assert "CANARY" not in str(await sql.select(held, forged, []))
         for verb, text in (
-            ("update", f"update public.docs set body = 'x' from (select set_config('request.jwt.claims', '{claims}', true) offset 0) f where id > 0"),
-            ("delete", f"delete from public.docs using (select set_config('request.jwt.claims', '{claims}', true) offset 0) f where id > 0"),
+            (
+                "update",
+                f"update public.docs set body = 'x' from (select set_config('request.jwt.claims', '{claims}', true) offset 0) f where id > 0",
+            ),
+            (
+                "delete",
+                f"delete from public.docs using (select set_config('request.jwt.claims', '{claims}', true) offset 0) f where id > 0",
+            ),
         ):
             assert (await sql.writes.rehearse(held, raw(verb, text, table="docs"), [])).rows == 0
-        with pytest.raises(ToolRetry, match="row-level security"):
-            text = f"insert into public.docs (owner_id) select '{you}' from (select set_config('request.jwt.claims', '{claims}', true) offset 0) f"
-            await sql.writes.rehearse(held, raw("insert", text, table="docs"), [])
+        text = f"insert into public.docs (owner_id) select '{you}' from (select set_config('request.jwt.claims', '{claims}', true) offset 0) f"
+        assert "row-level security" in await refusal(sql.writes.rehearse(held, raw("insert", text, table="docs"), []))

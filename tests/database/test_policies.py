@@ -45,6 +45,8 @@ READERS = {
     "pam_private.preview_meter": NOBODY,
     "pam_private.agent_bindings": NOBODY,
     "pam_private.opened_tables": NOBODY,
+    "pam_private.opened_writes": NOBODY,
+    "pam_private.agent_writes": NOBODY,
     "pam_private.decision_links": NOBODY,
     "pam_private.diagnostics_trust": NOBODY,
     "pam.schema_changes": MEMBERS,

@@ -63,7 +63,13 @@ async def test_values_travel_as_parameters_of_their_types(bench: Bench) -> None:
         ({"sql": "select nothing from nowhere"}, "failed", 'relation "nowhere" does not exist (SQLSTATE 42P01)'),
         ({"sql": "select 1/0"}, "failed", "division by zero (SQLSTATE 22012)"),
         ({"sql": "selec 1"}, "refused", "syntax"),
-        ({"sql": "delete from public.tasks"}, "refused", ""),
+        (
+            {"sql": "delete from public.tasks"},
+            "refused",
+            "DELETE writes; only a reading statement may run without write",
+        ),
+        ({"describe": True, "write": True}, "failed", "Give sql with write: true"),
+        ({"describe": "public.nowhere"}, "failed", "public.nowhere is not open to agents"),
         ({"sql": "select 1; select 2"}, "refused", "one"),
         ({"sql": "select set_config('request.jwt.claims', '{}', true)"}, "refused", "set_config"),
         ({"sql": "select * from pg_catalog.pg_authid"}, "refused", "pg_"),
@@ -94,8 +100,25 @@ async def test_a_row_that_is_too_long_is_no_answer(bench: Bench) -> None:
 
 async def test_an_answer_that_is_too_long_is_cut_and_says_so(bench: Bench) -> None:
     _, text = await bench.use("database_query", sql="select repeat('x', 1000) as t from generate_series(1, 150)")
-    assert 60_000 < len(text) < 60_200
-    assert text.endswith("characters more; select fewer rows or columns]")
+    assert 80_000 < len(text) < 80_200
+    assert text.splitlines()[0] == "150 rows"
+    kept = await bench.database.admin("select characters from pam.call_outputs where org_id = %s", bench.org_id)
+    assert kept == [{"characters": 150 * 1008 + len("150 rows") + 150}], "file_read reads on in the whole"
+
+
+async def test_no_more_than_a_mebibyte_is_answered_and_the_server_keeps_the_rest(bench: Bench) -> None:
+    wide = "select repeat(repeat('x', 1000), 15) as t from generate_series(1, 100)"
+    answer = await bench.services.sql.select(bench.hold, wide, [])
+    assert (len(answer.rows), answer.is_cut) == (69, True)
+    assert sum(map(len, answer.rows)) <= 1_048_576
+
+
+async def test_a_plan_that_costs_too_much_is_not_run(bench: Bench) -> None:
+    many = "generate_series(1, 100000)"
+    status, text = await bench.use("database_query", sql=f"select count(*) from {many} a, {many} b")
+    assert status == "failed"
+    assert text.startswith("The plan costs 2"), text
+    assert "the limit is 100,000,000: join on keys, or narrow it." in text
 
 
 async def test_a_plan_has_real_times(bench: Bench) -> None:
@@ -116,10 +139,15 @@ async def test_open_tables_are_described_and_closed_ones_are_not(bench: Bench) -
     status, text = await bench.use("database_query", describe=True)
     assert status == "succeeded"
     assert "projects (about 300 rows" in text
+    assert "read only" in text
+    assert f"auth.uid() is {bench.user_id}" in text
     assert "name text not null" in text
     assert "policy 'Members read their projects' for select" in text
     assert "invoices" not in text
     assert "pam:" not in text, "PAM's own mirrors are nobody's business"
+    for name in ("public.members", "members"):
+        _, text = await bench.use("database_query", describe=name)
+        assert ("members (about" in text, "projects (about" in text) == (True, False)
 
 
 async def test_a_closed_table_is_said_to_be_closed(bench: Bench) -> None:
@@ -141,8 +169,8 @@ async def test_a_table_whose_policies_changed_is_closed_until_a_person_has_looke
 
 
 async def test_a_statement_that_takes_too_long_is_stopped(bench: Bench) -> None:
-    many = "generate_series(1, 10000)"
-    status, text = await bench.use("database_query", sql=f"select count(*) from {many} a, {many} b, {many} c")
+    endless = "with recursive r(n) as (select 1 union all select n + 1 from r) select count(*) from r"
+    status, text = await bench.use("database_query", sql=endless)
     assert (status, "ran longer than 1 s and was stopped" in text) == ("failed", True)
     assert (await bench.use("database_query", sql="select 1 as one"))[0] == "succeeded"
 

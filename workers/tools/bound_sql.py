@@ -14,7 +14,7 @@ from workers.kernel.ledger.hold import Hold
 from workers.kernel.worker_gateway import WATCHFUL
 from workers.tools.bound_writes import BoundWrites
 from workers.tools.failures import ToolRetry
-from workers.tools.sql_limits import SqlLimits, refuse_above, spoken
+from workers.tools.sql_limits import SqlLimits, execute_one, refuse_above, spoken
 
 __all__ = ["BoundSql", "SqlLimits", "SqlRows"]
 
@@ -91,8 +91,7 @@ class BoundSql:
                         " set local search_path = public, extensions; set local role pam_agent".encode()
                     )
                     await refuse_above(self._limits.max_plan_cost, cursor, statement, parameters)
-                    # binary=True forces the extended protocol, which takes one statement only.
-                    await cursor.execute((prefix + statement).encode(), parameters, binary=True)
+                    await execute_one(cursor, prefix + statement, parameters)
                     return await cursor.fetchall()
                 finally:
                     # A session's advisory lock outlives the rollback; one statement could hold the sweeper's for good.

@@ -1,4 +1,4 @@
-"""Runs one writing statement that a model wrote, as the person who asked: rehearsed and undone, or committed once a call.
+"""Runs one writing statement that a model wrote, as the person who asked: rehearsed, or committed once a call.
 
 Every transaction has a connection of its own, because a commit keeps what a statement set for its session. What is
 committed is what was agreed to: the same rows, with the content that was shown, under the database's own count.
@@ -22,7 +22,7 @@ from workers.kernel.errors import Unavailable
 from workers.kernel.ledger.hold import Hold
 from workers.kernel.worker_gateway import WATCHFUL
 from workers.tools.failures import ToolRetry
-from workers.tools.sql_limits import SqlLimits, refuse_above, spoken
+from workers.tools.sql_limits import SqlLimits, execute_one, refuse_above, spoken
 from workers.tools.sql_writes import CheckedWrite
 
 MAX_ROWS = 1_000  # no table may be opened for more
@@ -173,7 +173,7 @@ class _Act:
     async def plan(self) -> str:
         """EXPLAIN without running it."""
         cursor = psycopg.AsyncRawCursor(self._connection)
-        await cursor.execute(f"explain\n{self._checked.sql}".encode(), self._parameters, binary=True)
+        await execute_one(cursor, f"explain\n{self._checked.sql}", self._parameters)
         return "\n".join(str(row[0]) for row in await cursor.fetchall())
 
     async def perform(self, tables: list[int], weigh: str, values: list[Any]) -> Written:
@@ -190,7 +190,7 @@ class _Act:
             )
         await self._as_login("select pam_private.count_from_here()", [])
         rows = await self._run()
-        # Who writes without row-level security writes anywhere: asked of the lock that the statement took, not of a snapshot.
+        # Without row-level security a write reaches anything: asked under the statement's lock, not of a snapshot.
         naked = await (await self._connection.execute(_NAKED, [tables])).fetchone()
         if naked is None or naked[0]:
             raise ToolRetry("A table that is open to agents lost its row-level security: a person must look at it.")
@@ -205,7 +205,10 @@ class _Act:
         said = "null::text"
         if checked.said is not None:
             listed = _listed(checked.row, target.columns) if checked.said == "*" else checked.said
-            said = f"(select pg_catalog.left(pg_catalog.row_to_json(r)::text, {_MAX_ROW_CHARACTERS}) from (select {listed}\n) as r)"
+            said = (
+                f"(select pg_catalog.left(pg_catalog.row_to_json(r)::text, {_MAX_ROW_CHARACTERS})"  # noqa: S608 - bound
+                f" from (select {listed}\n) as r)"
+            )
         statement = f"{checked.sql}\nreturning {_image(checked.row, target)}, {said}"
         rows: list[_Row] = []
         async with aclosing(cursor.stream(statement.encode(), self._parameters, binary=True)) as stream:
@@ -222,7 +225,7 @@ class _Act:
         assert target is not None
         join = " and ".join(f"pam_old.{key} = pam_key.{key}" for key in target.keys)
         statement = (
-            f"select {_image('pam_old', target)} from {target.name} as pam_old"
+            f"select {_image('pam_old', target)} from {target.name} as pam_old"  # noqa: S608 - names of the catalogue
             f" join pg_catalog.jsonb_populate_recordset(null::{target.name}, $1::pg_catalog.jsonb) as pam_key on {join}"
         )
         cursor = psycopg.AsyncRawCursor(self._connection)
@@ -265,9 +268,9 @@ def _listed(row: str, columns: tuple[str, ...]) -> str:
 
 def _image(row: str, target: _Target) -> str:
     """A row's key, the digest of what may be read of it, and its text; cut by the server."""
-    whole = f"(select pg_catalog.to_jsonb(r)::text as t from (select {_listed(row, target.columns)}) as r) as whole"
+    whole = f"(select pg_catalog.to_jsonb(r)::text as t from (select {_listed(row, target.columns)}) as r) as w"  # noqa: S608
     return (
-        f"(select pg_catalog.to_jsonb(k) from (select {_listed(row, target.keys)}) as k),"
+        f"(select pg_catalog.to_jsonb(k) from (select {_listed(row, target.keys)}) as k),"  # noqa: S608 - quoted names
         f" (select pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(t, 'UTF8')), 'hex') from {whole}),"
         f" (select pg_catalog.left(t, {_MAX_ROW_CHARACTERS}) from {whole})"
     )
@@ -310,15 +313,19 @@ def _sha256(text: str) -> str:
 _TARGET = b"""
 select pg_catalog.format('%%I.%%I', n.nspname, c.relname),
        (select coalesce(pg_catalog.array_agg(pg_catalog.quote_ident(a.attname) order by a.attnum), '{}')
-          from pg_catalog.pg_index i join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = any (i.indkey)
+          from pg_catalog.pg_index i
+          join pg_catalog.pg_attribute a on a.attrelid = i.indrelid and a.attnum = any (i.indkey)
          where i.indrelid = c.oid and i.indisprimary),
-       (select coalesce(pg_catalog.array_agg(pg_catalog.quote_ident(a.attname) order by a.attnum), '{}') from pg_catalog.pg_attribute a
+       (select coalesce(pg_catalog.array_agg(pg_catalog.quote_ident(a.attname) order by a.attnum), '{}')
+          from pg_catalog.pg_attribute a
          where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
            and pg_catalog.has_column_privilege('pam_agent', c.oid, a.attnum, 'select')),
        (select coalesce(pg_catalog.array_agg(a.attname::text), '{}') from pg_catalog.pg_attribute a
-         where a.attrelid = c.oid and a.atttypid = any ('{timestamptz,timestamp,date,time,timetz}'::pg_catalog.regtype[]))
+         where a.attrelid = c.oid
+           and a.atttypid = any ('{timestamptz,timestamp,date,time,timetz}'::pg_catalog.regtype[]))
   from pg_catalog.pg_class c join pg_catalog.pg_namespace n on n.oid = c.relnamespace
- where c.oid = pg_catalog.to_regclass(pg_catalog.concat_ws('.', pg_catalog.quote_ident(%s::text), pg_catalog.quote_ident(%s::text)))
+ where c.oid = pg_catalog.to_regclass(
+         pg_catalog.concat_ws('.', pg_catalog.quote_ident(%s::text), pg_catalog.quote_ident(%s::text)))
    and pg_catalog.has_schema_privilege('pam_agent', n.oid, 'usage')"""
 _NAKED = (
     b"select pg_catalog.count(*) from pg_catalog.unnest(%s::oid[]) as o where not pg_catalog.row_security_active(o)"

@@ -1,4 +1,4 @@
-"""Run one SQL statement as the person who asked, under their row-level security; a write is shown before it is committed."""
+"""Run one SQL statement as the person who asked, under their row-level security; a write is shown before it stays."""
 
 import asyncio
 import hashlib
@@ -27,8 +27,8 @@ class Args(Arguments):
 
     sql: str | None = Field(
         default=None,
-        description="one SELECT (WITH, VALUES and set operations too), or with write: true one INSERT, UPDATE or DELETE;"
-        " values as $1, $2 …",
+        description="one SELECT (WITH, VALUES and set operations too), or with write: true one INSERT, UPDATE or"
+        " DELETE; values as $1, $2 …",
     )
     parameters: Annotated[list[Scalar], Field(max_length=100)] = Field(default=[], description="values for $1, $2 …")
     write: bool = Field(
@@ -40,8 +40,8 @@ class Args(Arguments):
     )
     describe: bool | str = Field(
         default=False,
-        description="true: the tables that are open to you, with columns, indexes, keys, policies, sizes and what may be"
-        " written; or the name of one of them",
+        description="true: the tables that are open to you, with columns, indexes, keys, policies, sizes and what may"
+        " be written; or the name of one of them",
     )
 
 
@@ -72,6 +72,8 @@ async def show(args: Args, context: ToolContext) -> Shown:
     """The rows as they are and as they would be, from a rehearsal that is undone."""
     checked = await _checked_write(args, context)
     done = await context.services.sql.writes.rehearse(context.hold, checked, args.parameters)
+    if not done.tables:
+        raise ToolRetry(f"The {checked.verb} would write no rows, so nobody is asked: look at its condition.")
     rows = [_row(change) for change in done.changes[:_SHOWN_ROWS]]
     more = len(done.changes) - len(rows)
     text = "\n".join([_head(checked.verb, done, "would"), *rows, *([f"… and {more} rows more"] if more else [])])
@@ -120,7 +122,7 @@ async def _fits(args: Args, context: ToolContext, attributes: tuple[str, ...], p
 def _head(verb: str, done: Written, mood: str) -> str:
     counted = ", ".join(f"{rows} of {table}" for table, rows in sorted(done.tables.items())) or "no rows"
     if mood == "would":
-        return f"The {verb} would write {counted}:" if done.tables else f"The {verb} would write no rows."
+        return f"The {verb} would write {counted}:"
     return f"The {verb} wrote {counted}."
 
 
@@ -141,17 +143,17 @@ def _digest(args: Args) -> str:
 
 def effect_of(args: Args) -> CallEffect:
     """A plan of a write, and a look at the schema, write nothing."""
-    return CallEffect.WRITE if args.write and not args.explain else CallEffect.READ
+    return CallEffect.WRITE if args.write and args.sql and not args.explain else CallEffect.READ
 
 
 TOOL = Tool(
     name="database_query",
-    description="Read and change the team's database as the person you work for: you see and change exactly the rows that"
-    " they may. One statement per call, values as $1, $2 in parameters. Begin with describe: true (or a table's name):"
-    " tables with columns, keys, indexes, policies, and what may be written. A SELECT answers at most 200 rows as JSON"
-    " lines within 15 s; explain: true answers its plan with real times. An INSERT, or an UPDATE or DELETE with a WHERE,"
-    " needs write: true: a person is shown the rows first and decides, few rows at a time, and only what was shown is"
-    " written. RETURNING answers rows. It never changes the schema: propose a migration for that.",
+    description="Read and change the team's database as the person you work for: you see and change exactly the rows"
+    " that they may. One statement per call, values as $1, $2 in parameters. Begin with describe: true (or a table's"
+    " name): tables with columns, keys, indexes, policies, and what may be written. A SELECT answers at most 200 rows as"
+    " JSON lines within 15 s; explain: true answers its plan with real times. An INSERT, an UPDATE or DELETE with a"
+    " WHERE, needs write: true: a person is shown the rows first and decides, few rows at a time, and only what was"
+    " shown is written. RETURNING answers rows. It never changes the schema: propose a migration for that.",
     arguments=Args,
     run=run,
     effect=CallEffect.WRITE,

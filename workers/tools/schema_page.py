@@ -1,4 +1,4 @@
-"""The open tables, written for a model: what is there, what may be read, what may be written, and under which policies."""
+"""The open tables, written for a model: what is there, what may be read and written, under which policies."""
 
 from workers.kernel.ledger.tables import OpenTable
 from workers.tools.failures import ToolRetry

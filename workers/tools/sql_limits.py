@@ -23,11 +23,16 @@ class SqlLimits:
     max_plan_cost: float = 100_000_000
 
 
+async def execute_one(cursor: psycopg.AsyncRawCursor[Any], statement: str, parameters: list[Any]) -> None:
+    """Send a text that holds a model's. binary=True forces the extended protocol, which takes one statement only."""
+    await cursor.execute(statement.encode(), parameters, binary=True)
+
+
 async def refuse_above(
     max_plan_cost: float, cursor: psycopg.AsyncRawCursor[Any], statement: str, parameters: list[Any]
 ) -> dict[str, Any]:
-    """Ask the planner first, and answer the root of its plan. Raises ToolRetry for one that it thinks would cost more."""
-    await cursor.execute(f"explain (format json)\n{statement}".encode(), parameters, binary=True)
+    """Ask the planner first, and answer its plan's root. Raises ToolRetry when it would cost more."""
+    await execute_one(cursor, f"explain (format json)\n{statement}", parameters)
     row = await cursor.fetchone()
     plan: dict[str, Any] = row[0][0]["Plan"] if row else {}
     cost = float(plan.get("Total Cost", 0))

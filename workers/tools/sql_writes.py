@@ -1,7 +1,7 @@
 """The parser layer for SQL that writes: one INSERT, UPDATE or DELETE of rows that it names, or why not.
 
-The rules of reading (sql_guard) hold for every part of it. Besides: no WITH that writes, a WHERE that names a column for
-UPDATE and DELETE, nothing that overrides a generated key. How many rows are too many is the database's to say.
+The rules of reading (sql_guard) hold for every part of it. Besides: no WITH that writes, a WHERE that names a column
+for UPDATE and DELETE, nothing that overrides a generated key. How many rows are too many is the database's to say.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from workers.tools.sql_functions import Node, pg, postgast, words
 from workers.tools.sql_guard import StatementRefused, Walk, children, function_columns, parsed, verb
 
 _NODES = words("SetToDefault MultiAssignRef OnConflictClause InferClause IndexElem ReturningClause")
-# Volatile, and fit for a key: what it gives differs between the rehearsal and the write, which no approver needs to know.
+# Volatile, and fit for a key: that it gives another in the write than in the rehearsal harms no approver.
 _FUNCTIONS = frozenset({"gen_random_uuid"})
 _VERBS = {"InsertStmt": "insert", "UpdateStmt": "update", "DeleteStmt": "delete"}
 _RETURNING = pg.Token.Value("RETURNING")
