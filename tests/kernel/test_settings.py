@@ -6,7 +6,7 @@ from workers.kernel.settings import WorkerSettings
 
 NEEDED = (
     "PAM_DATABASE_URL", "PAM_AGENT_DATABASE_URL", "REDIS_URL", "UPSTASH_REDIS_REST_URL", "UPSTASH_REDIS_REST_TOKEN",
-    "OPENAI_API_KEY",
+    "OPENAI_API_KEY", "PAM_FILES_FOLDER", "PAM_KEY_FILE",
 )  # fmt: skip
 
 
