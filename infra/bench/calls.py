@@ -40,6 +40,16 @@ async def _nothing(args: Any, context: ToolContext) -> ToolResult:
     return ToolResult("done")
 
 
+async def held_run(bench: Bench, gateway: WorkerGateway) -> Hold:
+    """A run of the bench's person in this process's hands, for an hour."""
+    values = {"org": UUID(bench.org_id), "user": UUID(bench.person.user_id)}
+    async with await psycopg.AsyncConnection.connect(bench.facts.admin_dsn, autocommit=True) as connection:
+        row = await (await connection.execute(_HELD_RUN.encode(), values)).fetchone()
+    if row is None:
+        raise RuntimeError("the bench's agent is not there")
+    return Hold(gateway, row[0], 1)
+
+
 async def path_of_a_call(bench: Bench) -> Row:
     """A call of a tool that does nothing, by the whole path, against a bare call of it and one insert."""
     telemetry.configure("bench", level="warning")  # a line for each call would be measured, too
@@ -48,11 +58,7 @@ async def path_of_a_call(bench: Bench) -> Row:
     await gateway.open()
     connection = await psycopg.AsyncConnection.connect(bench.facts.admin_dsn, autocommit=True)
     try:
-        values = {"org": UUID(bench.org_id), "user": UUID(bench.person.user_id)}
-        row = await (await connection.execute(_HELD_RUN.encode(), values)).fetchone()
-        if row is None:
-            raise RuntimeError("the bench's agent is not there")
-        hold = Hold(gateway, row[0], 1)
+        hold = await held_run(bench, gateway)
         execution = Execution(
             hold=hold,
             org_id=UUID(bench.org_id),
