@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from infra.bench import calls, process, rows, runs, sandbox, workspaces
+from infra.bench import calls, process, queries, rows, runs, sandbox, workspaces
 from infra.bench.measure import Row
 from infra.bench.runs import Bench
 from infra.cli.person import CommandFailed
@@ -35,6 +35,7 @@ ON_A_STACK: dict[str, Callable[[Bench], Awaitable[Row]]] = {
     "path of a tool call": calls.path_of_a_call,
     "file_list of 10,000 files": workspaces.list_files,
     "search of 10,000 files": workspaces.search_files,
+    "SELECT over 1,000,000 rows under caps": queries.capped_select,
     "list of 20 runs under RLS": lambda bench: rows.list_runs(bench.facts, bench.org_id, bench.person.user_id),
 }
 

@@ -24,9 +24,10 @@ create type public.run_status as enum ('on', 'off'); create type public.member_r
 create function public.start_run() returns int language sql as 'select 1';
 create function public.hmac_sha256(bytea, bytea) returns bytea language sql as 'select $1';
 create schema private; create table private.settings (name text); create schema api; create schema worker;
-create table public.notes (id int primary key, owner_id uuid); alter table public.notes enable row level security;
+create table public.notes (id int primary key, owner_id uuid, n serial); alter table public.notes enable row level security;
 create policy own on public.notes for select to authenticated using (owner_id = auth.uid());
-grant select on public.notes to authenticated;
+grant select, insert on public.notes to authenticated; grant usage on sequence public.notes_n_seq to authenticated;
+create policy made on public.notes for insert to authenticated with check (owner_id = auth.uid());
 create policy "pam: not PAM's" on public.notes for select to authenticated using (false);
 create table api.prices (id int); alter table api.prices enable row level security; grant usage on schema api to authenticated;
 create policy everybody on api.prices for select to authenticated using (true); grant select on api.prices to authenticated;
@@ -79,6 +80,7 @@ async def works(database: Database) -> None:
 async def opened(database: Database) -> None:
     await database.owner("select pam.open_to_agent('public.notes')")
     await database.owner("select pam.open_to_agent('api.prices')")
+    await database.owner("select pam.open_writes_to_agent('public.notes', commands => '{insert}')")
 
 
 async def opened_and_dropped(database: Database) -> None:

@@ -1,6 +1,7 @@
 """database_query: what one person may read, within caps, with reasons that a model can act on."""
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -111,6 +112,21 @@ async def test_no_more_than_a_mebibyte_is_answered_and_the_server_keeps_the_rest
     answer = await bench.services.sql.select(bench.hold, wide, [])
     assert (len(answer.rows), answer.is_cut) == (69, True)
     assert sum(map(len, answer.rows)) <= 1_048_576
+
+
+async def test_a_million_wide_rows_take_no_memory_of_the_worker(bench: Bench) -> None:
+    gigabyte = "select n, repeat('x', 1000) as t from generate_series(1, 100000) n, generate_series(1, 10) m"
+    tracemalloc.start()
+    try:
+        status, text = await bench.use("database_query", sql=gigabyte)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (status, text.splitlines()[0]) == (
+        "succeeded",
+        "200 rows (there are more: add a limit or a narrower condition)",
+    )
+    assert peak < 8_000_000
 
 
 async def test_a_plan_that_costs_too_much_is_not_run(bench: Bench) -> None:

@@ -8,14 +8,15 @@ import asyncio
 import contextlib
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import psycopg
 from psycopg import sql as compose
+from psycopg.conninfo import make_conninfo
 from psycopg.pq import TransactionStatus
 
 from workers.kernel.errors import Unavailable
@@ -73,7 +74,7 @@ class BoundWrites:
     """Transactions on the login pam_agent_sql that may write."""
 
     def __init__(self, *, dsn: str, limits: SqlLimits, max_connections: int = 2) -> None:
-        self._dsn = dsn
+        self._dsn = make_conninfo(dsn, application_name="pam-agent-sql", **WATCHFUL)
         self._limits = limits
         self._turn = asyncio.Semaphore(max_connections)
 
@@ -117,9 +118,7 @@ class BoundWrites:
         """One connection for one transaction, undone unless it was committed, and closed."""
         try:
             async with self._turn, asyncio.timeout(self._limits.statement_seconds + 12):
-                connection = await psycopg.AsyncConnection.connect(
-                    self._dsn, prepare_threshold=None, application_name="pam-agent-sql", **WATCHFUL
-                )
+                connection = await psycopg.AsyncConnection.connect(self._dsn, prepare_threshold=None)
                 try:
                     await connection.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
                     yield connection
@@ -211,11 +210,12 @@ class _Act:
             )
         statement = f"{checked.sql}\nreturning {_image(checked.row, target)}, {said}"
         rows: list[_Row] = []
-        async with aclosing(cursor.stream(statement.encode(), self._parameters, binary=True)) as stream:
+        streamed = cast(AsyncGenerator[Any, None], cursor.stream(statement.encode(), self._parameters, binary=True))
+        async with aclosing(streamed) as stream:
             async for row in stream:
                 if len(rows) == MAX_ROWS:
                     raise ToolRetry(f"The statement writes more than {MAX_ROWS:,} rows: narrow it.")
-                rows.append(_Row(*row))
+                rows.append(_Row(row[0], row[1], row[2], row[3]))
         await self._connection.execute(b"set local role pam_agent")
         return rows
 
@@ -230,7 +230,7 @@ class _Act:
         )
         cursor = psycopg.AsyncRawCursor(self._connection)
         await cursor.execute(statement.encode(), [json.dumps([row.key for row in rows])])
-        return {_name(row[0]): _Row(*row, None) for row in await cursor.fetchall()}
+        return {_name(row[0]): _Row(row[0], row[1], row[2], None) for row in await cursor.fetchall()}
 
     async def _as_login(self, statement: str, values: list[Any]) -> Any:
         """A function of PAM's own, which the statement's role may not call."""

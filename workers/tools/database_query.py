@@ -150,10 +150,10 @@ TOOL = Tool(
     name="database_query",
     description="Read and change the team's database as the person you work for: you see and change exactly the rows"
     " that they may. One statement per call, values as $1, $2 in parameters. Begin with describe: true (or a table's"
-    " name): tables with columns, keys, indexes, policies, and what may be written. A SELECT answers at most 200 rows as"
-    " JSON lines within 15 s; explain: true answers its plan with real times. An INSERT, an UPDATE or DELETE with a"
-    " WHERE, needs write: true: a person is shown the rows first and decides, few rows at a time, and only what was"
-    " shown is written. RETURNING answers rows. It never changes the schema: propose a migration for that.",
+    " name): tables with columns, keys, indexes, policies, and what may be written. A SELECT answers at most 200 rows"
+    " as JSON lines within 15 s; explain: true answers its plan with real times. An INSERT, or an UPDATE or DELETE with"
+    " a WHERE, needs write: true: a person is shown the rows first and decides, few rows at a time, and only what was"
+    " shown is written. RETURNING answers rows. The schema is never changed here: propose a migration for that.",
     arguments=Args,
     run=run,
     effect=CallEffect.WRITE,
