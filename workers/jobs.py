@@ -120,7 +120,8 @@ class Workshop:
         self._thread.start()
         self.do(self._gateway.open())
         self.do(self._sql.open())
-        self.do(self._sandbox.open())
+        # Tried beside the first runs: a program that comes meanwhile waits for the answer.
+        self._chores.append(asyncio.run_coroutine_threadsafe(self._probe(), self._loop))
         cost_of(
             Usage(input_tokens=1, output_tokens=1), model=self._settings.model
         )  # reads the price list now, not in a run
@@ -153,6 +154,13 @@ class Workshop:
             except Exception as error:
                 log.error("chore broke", chore=chore, error=type(error).__name__)
             await asyncio.sleep(self._settings.sweep_seconds)
+
+    async def _probe(self) -> None:
+        """Find out what code may run in here; a trial that breaks is made again when the first program comes."""
+        try:
+            await self._sandbox.open()
+        except Exception as error:
+            log.error("sandbox not tried", error=type(error).__name__)
 
     async def _sweep(self) -> None:
         """Every worker looks for stranded, due and expired work; the database lets one of them at a time."""
