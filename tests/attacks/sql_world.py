@@ -144,7 +144,7 @@ class WriteWorld:
             " (select count(*) from pg_class) as relations, (select count(*) from pg_largeobject_metadata) as objects,"
             " (select count(*) from pg_policy) as policies, (select count(*) from pam.organizations) as organizations,"
             " (select last_value from public.items_id_seq) as number,"
-            " (select count(*) from pg_locks k join pg_stat_activity a using (pid) where a.usename = 'pam_agent_sql') as locks,"
+            " (select count(*) from pg_locks k join pg_stat_activity a using (pid) where a.usename = 'pam_agent_sql' and a.datname = current_database()) as locks,"
             " (select count(*) from pam.audit where action = 'forged') as forged"
         )
 

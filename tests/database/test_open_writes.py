@@ -232,6 +232,24 @@ async def test_whatever_changes_what_a_write_does_closes_it_until_it_is_opened_a
         await database.owner("drop table if exists public.docs, public.notes, public.heir cascade")
 
 
+async def test_a_policy_that_changed_closes_an_insert_that_reads_nothing(database: Database) -> None:
+    me, org = await database.new_organization()
+    held = await hold(database, me, org)
+    await opened(database, ALL_OWN)
+    for drift, state in (("select 1", "00000"), ("alter policy own on public.docs using (true)", "PM005")):
+        await database.owner(drift)
+        async with await psycopg.AsyncConnection.connect(database.agent_dsn) as connection:
+            await connection.execute("select pam_private.bind_rehearsal(%s, %s)", [held.run_id, held.fence])
+            await connection.execute("set local role pam_agent")
+            said = "00000"
+            try:
+                await connection.execute("insert into public.docs (owner_id) values (%s)", [me])
+            except psycopg.Error as error:
+                said = str(error.sqlstate)
+            assert said == state
+            await connection.rollback()
+
+
 async def test_closing_takes_writing_back_with_its_policies_grants_and_sequences(database: Database) -> None:
     await database.owner(
         DOCS

@@ -42,6 +42,12 @@ from tests.database.test_open_tables import (
     test_agents_see_exactly_the_rows_that_their_person_sees,
     test_what_cannot_be_mirrored_is_refused_and_leaves_nothing_behind,
 )
+from tests.database.test_open_writes import (
+    bare,
+    test_agents_write_exactly_the_rows_that_their_person_writes,
+    test_what_cannot_be_opened_for_writing_is_refused_and_leaves_it_open_for_reading,
+    test_whatever_changes_what_a_write_does_closes_it_until_it_is_opened_again,
+)
 from tests.database.test_policies import (
     test_a_member_sees_exactly_the_rows_of_their_own_organisation,
     test_a_policy_is_one_initplan_and_an_index_scan,

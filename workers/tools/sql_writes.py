@@ -61,8 +61,7 @@ def check(sql: str) -> CheckedWrite:
     scope = walk.scope(statement, frozenset())
     for child in children(statement):
         if child is not None and not isinstance(child, pg.WithClause):
-            # The target is a table, even where a CTE has its name.
-            walk.visit(child, frozenset() if isinstance(child, pg.RangeVar) else scope)
+            walk.visit(child, scope)
     target = statement.relation
     body, said = _split(bare)
     if any(_is_star(item) for item in statement.returning_clause.exprs):
