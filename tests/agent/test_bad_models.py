@@ -14,7 +14,9 @@ HEAD = "name: NAME\nwhen: NAME\n"
 @pytest.fixture(scope="module")
 async def ada(house: House) -> Engineer:
     """One engineer for these runs, whose workspace holds notes.txt; few tools, so that the limits' arithmetic is plain."""
-    engineer = await house.engineer(tools=["file_read", "file_write", "file_list", "database_query", "redis_get"])
+    engineer = await house.engineer(
+        tools=["file_read", "file_write", "file_list", "database_query", "redis_set", "redis_get"]
+    )
     await engineer.person.call("write_file", org_id=engineer.org_id, path="notes.txt", content="the word is heron\n")
     return engineer
 

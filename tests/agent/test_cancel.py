@@ -18,13 +18,13 @@ when: NAME
 turns:
   - {expect: {role: user}, say: "I think and think", hang_seconds: 60}
 """
-SERIES = "generate_series(1, 10000)"
+SERIES = "generate_series(1, 100000)"
 SLOW_SQL = f"""
 name: NAME
 when: NAME
 turns:
   - expect: {{role: user}}
-    call: [{{database_query: {{sql: "select count(*) from {SERIES} a, {SERIES} b, {SERIES} c"}}}}]
+    call: [{{database_query: {{sql: "select count(*) from {SERIES} a, generate_series(1, 30000) b"}}}}]
 """
 QUICK = """
 name: NAME

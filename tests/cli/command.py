@@ -19,7 +19,7 @@ from infra.cli import setting
 from infra.local.facts import StackFacts
 from infra.local.stack import ROOT
 
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 110.0
 
 
 @dataclass(frozen=True)

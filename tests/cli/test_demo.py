@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 from psycopg.rows import dict_row
 
 from tests.cli.command import Pam, assert_gone, stack_processes
@@ -31,6 +32,7 @@ def lines(file: Path) -> list[Any]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
+@pytest.mark.timeout(240)
 async def test_the_demo_works_on_what_is_really_there(pam: Pam, tmp_path: Path) -> None:
     await asked(
         pam,
@@ -87,6 +89,7 @@ async def test_the_demo_works_on_what_is_really_there(pam: Pam, tmp_path: Path) 
     assert not away, "nothing can come while the connection is gone"
 
 
+@pytest.mark.timeout(240)
 async def test_two_newcomers_share_one_stack_from_its_first_second(newcomer: Pam) -> None:
     one, two = await newcomer.start("demo", "--json"), await newcomer.start("demo", "--json")
     processes = stack_processes(await newcomer.until_up())
