@@ -159,13 +159,6 @@ _SOURCES = (
         (_TOOL,),
     ),
     (
-        "rows seen before",
-        _BOUND,
-        'if self._checked.verb != "insert" and len(before) != len(found):',
-        "if False:",
-        (_TOOL, _SCRIPTS),
-    ),
-    (
         "last look at row-level security",
         _BOUND,
         "if naked is None or naked[0]:",

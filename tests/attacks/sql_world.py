@@ -35,7 +35,7 @@ create function public.write_ledger(entry text) returns text language sql securi
 grant execute on function public.write_ledger(text) to public;
 grant select, insert, update, delete on public.teams, public.items, public.ledger, public.closed to authenticated;
 revoke update, insert on public.items from authenticated;
-grant insert (id, team_id, owner_id, title, amount), update (team_id, owner_id, title, amount) on public.items to authenticated;
+grant insert (id, team_id, owner_id, title, amount), update (id, team_id, owner_id, title, amount) on public.items to authenticated;
 grant select on public.stamps to authenticated;
 revoke insert, update, delete on public.stamps from authenticated;
 grant insert (body), update (body) on public.stamps to authenticated;

@@ -55,6 +55,13 @@ STAYING = {
         "savepoint a", "select pam_private.bind_rehearsal(<run>, <fence>)", "rollback to savepoint a", "<write>", "commit"],
     "commit and chain": ["select pam_private.bind_rehearsal(<run>, <fence>)", "<write>", "commit and chain"],
     "put aside for later": ["select pam_private.bind_rehearsal(<run>, <fence>)", "<write>", "prepare transaction 'later'"],
+    "a finished call settled": [
+        "select pam_private.bind_rehearsal(<run>, <fence>)",
+        "<write>",
+        "reset role",
+        "select pam_private.settle_write(<done>, 1)",
+        "commit",
+    ],
     "settled without a call": [
         "select pam_private.bind_rehearsal(<run>, <fence>)", "<write>", "reset role", "select pam_private.settle_write(<call>, 1)", "commit"],
     "another call settled": [
@@ -70,7 +77,9 @@ STAYING = {
 
 
 async def test_nothing_stays_of_what_was_not_settled(world: WriteWorld) -> None:
-    held, call = world.bench.hold, await world.started()
+    held, call, done = world.bench.hold, await world.started(), await world.started()
+    mine = raw("update", "update public.items set title = 'mine' where id = 11")
+    await world.bench.services.sql.writes.write(held, done, mine, [], agreed=None)
     for name, steps in STAYING.items():
         async with await psycopg.AsyncConnection.connect(world.bench.database.agent_dsn, autocommit=True) as connection:
             stopped = ""
@@ -78,7 +87,7 @@ async def test_nothing_stays_of_what_was_not_settled(world: WriteWorld) -> None:
                 await connection.execute(b"begin")
                 for step in steps:
                     text = step.replace("<run>", f"'{held.run_id}'").replace("<fence>", str(held.fence))
-                    text = text.replace("<call>", f"'{call}'")
+                    text = text.replace("<call>", f"'{call}'").replace("<done>", f"'{done}'")
                     write = "set role pam_agent; update public.items set title = 'stayed' where id = 11"
                     await connection.execute(text.replace("<write>", write).encode())
             except psycopg.Error as error:
