@@ -135,10 +135,10 @@ def _read_json(body: bytes) -> LinkDecision:
 
 
 def _read_form(body: bytes) -> LinkDecision:
-    fields = {name: values[0] for name, values in parse_qs(body.decode("utf-8", "replace"), max_num_fields=4).items()}
     try:
-        return LinkDecision.model_validate(fields)
-    except ValidationError:
+        given = parse_qs(body.decode("utf-8", "replace"), max_num_fields=4)
+        return LinkDecision.model_validate({name: values[0] for name, values in given.items()})
+    except ValueError:  # too many fields, or a ValidationError
         raise Refused("invalid", "The form names a verdict, approve or reject, and perhaps a note.") from None
 
 

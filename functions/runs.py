@@ -11,7 +11,7 @@ from functions.wording import Wording
 from workers.kernel.caller_gateway import CallerGateway
 from workers.kernel.ledger import organizations, runs
 from workers.kernel.ledger.pages import Cursor, Page
-from workers.kernel.ledger.runs import Changed, Run, Started
+from workers.kernel.ledger.runs import Changed, Run, Started, WhenBusy
 
 router = APIRouter(prefix="/v1", tags=["runs"])
 
@@ -35,12 +35,24 @@ class Question(BaseModel):
     agent: str = Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,62}$", description="an agent of the organisation")
     message: Annotated[Wording, Field(max_length=100_000)] = Field(description="what the agent should do")
     limits: Limits = Limits()
+    if_busy: WhenBusy = Field(
+        default=WhenBusy.REJECT, description="what becomes of a run of the thread that is not finished"
+    )
+    priority: int = Field(default=0, ge=-10, le=10, description="which of the organisation's queued runs comes first")
 
 
 class NewRun(Question):
     """A question, in a thread that is there or in a new one."""
 
     thread_id: UUID | None = Field(default=None, description="leave out to open a new thread")
+
+
+class Words(BaseModel):
+    """Something more for a run on its way."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    message: Annotated[Wording, Field(max_length=100_000)]
 
 
 class Answer(BaseModel):
@@ -68,6 +80,8 @@ async def start(
         thread_id=thread_id,
         limits=question.limits.model_dump(exclude_none=True),
         idempotency_key=idempotency_key,
+        if_busy=question.if_busy,
+        priority=question.priority,
     )
     response.headers["location"] = f"/v1/runs/{started.run_id}"
     return started
@@ -111,6 +125,12 @@ async def read_run(run_id: UUID, gateway: GatewayDep) -> Run:
 async def cancel_run(run_id: UUID, gateway: GatewayDep) -> Changed:
     """Stop at once when no worker holds the run, else at its next step. For its asker, admins and owners."""
     return await runs.cancel(gateway, run_id)
+
+
+@router.post("/runs/{run_id}/messages", status_code=202, summary="Say something to a run on its way")
+async def steer_run(run_id: UUID, said: Words, gateway: GatewayDep) -> Changed:
+    """Taken before the run's next step; no run succeeds without having read it."""
+    return await runs.steer(gateway, run_id, said.message)
 
 
 @router.post("/runs/{run_id}/answer", status_code=202, summary="Answer what a run asked")

@@ -17,6 +17,7 @@ from typing import NoReturn
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = ROOT / "infra" / "lock"
 _NO_INDEX = "is the network (or your package index) there?"
+_LEAST_FREE_BYTES = 16_000_000  # an environment without a package has as much
 NEEDS_TEST = {"test", "check", "bench", "bundle"}
 
 
@@ -39,7 +40,7 @@ def main() -> None:
         fail("PAM runs on Linux and macOS")
     home = Path(os.environ.get("PAM_HOME") or ROOT / ".pam").resolve()
     lock = LOCKS / ("test.txt" if set(sys.argv[1:2]) & NEEDS_TEST else "run.txt")
-    venv = home / f"venv-{sys.version_info.major}.{sys.version_info.minor}"
+    venv = venv_of(home)
     python = venv / "bin" / "python"
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -51,6 +52,11 @@ def main() -> None:
         fail(f"{error.strerror or error} ({error.filename or home}): make room, or set PAM_HOME to another folder")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PAM_HOME": str(home)}
     os.execve(str(python), [str(python), "-m", "infra.cli", *sys.argv[1:]], environment)  # noqa: S606 - our own Python
+
+
+def venv_of(home: Path) -> Path:
+    """The folder of the environment for this Python."""
+    return home / f"venv-{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def digest(lock: Path) -> str:
@@ -84,7 +90,10 @@ def make(home: Path, venv: Path, lock: Path) -> None:
             shutil.rmtree(venv, ignore_errors=True)
             made = subprocess.run([sys.executable, "-m", "venv", str(venv)], capture_output=True, text=True)
             if made.returncode:
+                is_full = shutil.disk_usage(home).free < _LEAST_FREE_BYTES
                 shutil.rmtree(venv, ignore_errors=True)
+                if is_full:
+                    fail(f"no room is left in {home}: make room, or set PAM_HOME to another folder")
                 fail(
                     "this Python cannot make virtual environments: on Debian or Ubuntu, apt install python3-venv\n"
                     + (made.stdout + made.stderr).strip()[-400:]

@@ -230,6 +230,9 @@ async def uninstall(dsn: str) -> list[str]:
         async with connection.transaction():
             await connection.execute("select pam.close_to_agent(o.table_id) from pam_private.opened_tables o")
             await connection.execute(
+                "select pam.close_function_to_agent(o.function_id) from pam_private.opened_functions o"
+            )
+            await connection.execute(
                 "do $$ declare p text; begin for p in select distinct o.polname from pg_catalog.pg_policy o"
                 " join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_policy'::regclass and d.objid = o.oid"
                 " and d.refclassid = 'pg_catalog.pg_proc'::regclass"

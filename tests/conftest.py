@@ -10,6 +10,7 @@ from infra.cli.setting import SCRIPTS, home
 from infra.local.attach import running_stack
 from infra.local.facts import StackFacts
 from infra.local.stack import StackOptions
+from infra.owner.rebuild import Rebuild
 from tests.support.database import Database, Template
 from tests.support.house import House, assert_every_run_is_valid
 from tests.support.stack import FAST, temporary_state
@@ -55,9 +56,29 @@ async def house(stack: StackFacts) -> AsyncIterator[House]:
 
 
 @pytest.fixture(scope="session")
-async def template(stack: StackFacts) -> Template:
-    """A database with the platform and PAM, to clone."""
+async def sample_template(stack: StackFacts) -> Template:
+    """A database with the platform, PAM and the sample, to clone."""
     return await Template.make(stack)
+
+
+@pytest.fixture(scope="session")
+async def template(sample_template: Template) -> Template:
+    """What the tests of a folder clone unless the folder says otherwise."""
+    return sample_template
+
+
+@pytest.fixture(scope="session")
+async def bare_template(stack: StackFacts) -> Template:
+    """A database with the platform and PAM, and nothing of a team's."""
+    return await Template.make(stack, name="pam_bare", with_sample=False)
+
+
+@pytest.fixture(scope="session")
+async def rebuild() -> AsyncIterator[Rebuild]:
+    """One throw-away server for all schemas that are rebuilt."""
+    rebuild = Rebuild()
+    yield rebuild
+    await rebuild.close()
 
 
 @pytest.fixture

@@ -13,16 +13,17 @@ from uuid import UUID
 import httpcore
 import structlog
 
+from workers.agent.heart import Heart
 from workers.agent.shutdown import LeavingFlag
 from workers.agent.slots import Slots
 from workers.agent.turn import Turns
 from workers.kernel import runqueue, sweeps
 from workers.kernel.blobs import Blobs, FolderBlobs
 from workers.kernel.envelope import Envelope
-from workers.kernel.errors import PamError, SettingMissing, Unavailable
+from workers.kernel.errors import FenceLost, PamError, SettingMissing, Unavailable
 from workers.kernel.key_file import LocalKeyRing
 from workers.kernel.kms import KmsKeyRing
-from workers.kernel.runqueue import RunQueue
+from workers.kernel.runqueue import RunQueue, Tell
 from workers.kernel.s3_blobs import S3Blobs
 from workers.kernel.settings import WorkerSettings
 from workers.kernel.vault import Vault
@@ -31,11 +32,12 @@ from workers.kernel.workspace import Workspace
 from workers.logs.cloudwatch import CloudWatchLogs, CloudWatchPlace
 from workers.logs.local_store import LocalLogs
 from workers.logs.query import LogStore
+from workers.model.chain import ModelChain
 from workers.model.openai_api import OpenAIApi
 from workers.model.openai_wire import OpenAIModel
 from workers.model.prices import cost_of
 from workers.model.protocol import Usage
-from workers.model.retry import RetryingModel
+from workers.model.retry import Retries, RetryingModel
 from workers.outbound.breaker import Breaker
 from workers.outbound.client import Outbound
 from workers.outbound.connections import Connections
@@ -45,7 +47,6 @@ from workers.outbound.oauth import post_through, token_limits
 from workers.sandbox.probe import ProbedSandbox, sandbox_home
 from workers.tools import REGISTERED, TOOLS, openai_api_call
 from workers.tools.bound_sql import BoundSql
-from workers.tools.log_places import LogPlaces
 from workers.tools.redis_space import RedisSpace
 from workers.tools.tool import ToolServices
 
@@ -80,10 +81,14 @@ class Workshop:
         tokens = Outbound(network=network, breaker=self._breaker, limits=token_limits())
         envelope = envelope_of(settings)
         self._vault = Vault(gateway=self._gateway, envelope=envelope) if envelope else None
+        self._connections = Connections(vault=self._vault, post=post_through(tokens))
         self._workspace = Workspace(blobs=blobs_of(settings, envelope))
         self._sandbox = ProbedSandbox(home=sandbox_home(settings.pam_home))
         self._queue = RunQueue(redis=runqueue.connect(settings.redis_url))
-        model = OpenAIModel(name=settings.model, api_key=settings.model_key, base_url=settings.model_url or OPENAI_URL)
+        models = [
+            OpenAIModel(name=name, api_key=settings.model_key, base_url=settings.model_url or OPENAI_URL)
+            for name in dict.fromkeys((settings.model, *settings.fallback_models))
+        ]
         # Its own client: a long transcription holds up no step of a run.
         self._model_api = OpenAIApi(
             wire=OpenAIModel(
@@ -91,18 +96,27 @@ class Workshop:
             ),
             base_url=settings.model_url or OPENAI_URL,
             models=tuple(dict.fromkeys((settings.model, *settings.tool_models))),
+            retries=Retries(max_attempts=3, total_seconds=100),
+        )
+        self._heart = Heart(
+            gateway=self._gateway,
+            leaving=self.leaving,
+            lease_seconds=settings.lease_seconds,
+            pulse_seconds=settings.pulse_seconds,
         )
         self._turns = Turns(
             gateway=self._gateway,
-            model=RetryingModel(model=model),
+            model=ModelChain(
+                models=[RetryingModel(model=model, retries=Retries()) for model in models], breaker=self._breaker
+            ),
             tools=openai_api_call.priced(TOOLS, model=settings.model),
             services=ToolServices(
                 sql=self._sql,
                 redis=self._redis,
                 workspace=self._workspace,
                 outbound=outbound,
-                credentials=Connections(vault=self._vault, post=post_through(tokens)),
-                logs=LogPlaces(own=own_logs(settings)),
+                credentials=self._connections,
+                own_logs=own_logs(settings),
                 sandbox=self._sandbox,
                 model_api=self._model_api,
                 breaker=self._breaker,
@@ -110,9 +124,8 @@ class Workshop:
             ),
             slots=Slots(),
             leaving=self.leaving,
+            heart=self._heart,
             worker=f"{socket.gethostname()}:{os.getpid()}",
-            lease_seconds=settings.lease_seconds,
-            pulse_seconds=settings.pulse_seconds,
         )
 
     def open(self) -> None:
@@ -121,12 +134,13 @@ class Workshop:
         self.do(self._gateway.open())
         self.do(self._sql.open())
         # Tried beside the first runs: a program that comes meanwhile waits for the answer.
-        self._chores.append(asyncio.run_coroutine_threadsafe(self._probe(), self._loop))
+        for chore in (self._probe(), self._heart.beat()):
+            self._chores.append(asyncio.run_coroutine_threadsafe(chore, self._loop))
         cost_of(
             Usage(input_tokens=1, output_tokens=1), model=self._settings.model
         )  # reads the price list now, not in a run
-        for chore, work in (("sweep", self._sweep), ("seal", self._seal), ("store", self._store)):
-            self._chores.append(asyncio.run_coroutine_threadsafe(self._repeat(chore, work), self._loop))
+        for name, work in (("sweep", self._sweep), ("seal", self._seal), ("store", self._store)):
+            self._chores.append(asyncio.run_coroutine_threadsafe(self._repeat(name, work), self._loop))
 
     def close(self) -> None:
         """Stop sweeping and return every connection."""
@@ -140,9 +154,27 @@ class Workshop:
         """Run a coroutine on the workshop's loop and wait for it, from the main thread."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    def advance(self, run_id: UUID, turn: int) -> None:
-        """One turn of a run."""
-        self.do(self._turns.advance(run_id, turn))
+    def begin(self, tell: Tell) -> "Future[None]":
+        """Work on one run after another while there are any; what comes back is done then, and never raises."""
+        return asyncio.run_coroutine_threadsafe(self._work(tell), self._loop)
+
+    def stop(self, run_id: UUID | None) -> None:
+        """Stop a run of this worker, or all of them."""
+        self._loop.call_soon_threadsafe(self._heart.stop, run_id)
+
+    async def _work(self, tell: Tell) -> None:
+        try:
+            while claim := await self._turns.next():
+                tell(claim.run.id, claim.run.turn, True)
+                try:
+                    await self._turns.advance(claim)
+                finally:
+                    tell(claim.run.id, claim.run.turn, False)
+        except (Unavailable, FenceLost) as error:
+            # Nothing is lost: the lease ends, and the sweeper brings the run back.
+            log.error("turn broken off", reason=str(error))
+        except Exception as error:
+            log.error("turn broke", error=type(error).__name__)
 
     async def _repeat(self, chore: str, work: Callable[[], Awaitable[None]]) -> None:
         """Do a chore again and again. One that dies silently strands everybody, so it goes on after any error."""
@@ -179,6 +211,7 @@ class Workshop:
             pass
 
     async def _close(self) -> None:
+        await self._connections.close()
         await self._sandbox.close()
         await self._sql.close()
         await self._gateway.close()
@@ -215,21 +248,6 @@ def own_logs(settings: WorkerSettings) -> LogStore | None:
     return None
 
 
-_workshop: Workshop | None = None
-
-
-def install(workshop: Workshop) -> None:
-    """Make this the workshop of the process."""
-    global _workshop
-    _workshop = workshop
-
-
 def advance_run(run_id: str, turn: int) -> None:
-    """The job in the queue: a run's id and turn, by function name. Safe to repeat."""
-    if _workshop is None:
-        raise Unavailable("this process is no PAM worker: start it with `python -m workers.main`")
-    try:
-        _workshop.advance(UUID(run_id), turn)
-    except Unavailable as error:
-        # Nothing is lost: the lease ends, and the sweeper brings the run back.
-        log.error("turn broken off", run_id=run_id, turn=turn, reason=str(error))
+    """The job in the queue by its name: a run's id and turn. PAM's workers read it; no other can carry it out."""
+    raise Unavailable(f"turn {turn} of run {run_id} needs a PAM worker: start one with `python -m workers.main`")

@@ -12,7 +12,10 @@ _IN_A_SECOND = {MILLISECOND: 1e3, MICROSECOND: 1e6}
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table; medians are in the unit, ratio is median by yardstick_median."""
+    """One line of the table; medians are in the unit, ratio is median by yardstick_median.
+
+    must, aim: the greatest ratio that is allowed, and the one that is wanted; None where neither was agreed.
+    """
 
     name: str
     unit: str
@@ -22,10 +25,30 @@ class Row:
     ratio: float
     runs: int
     note: str = ""
+    must: float | None = None
+    aim: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """What became of must and aim: reached, met or missed; nothing where there are none."""
+        if self.must is None or self.aim is None:
+            return ""
+        if self.ratio <= self.aim:
+            return f"aim {self.aim:g} reached"
+        return f"must {self.must:g} met" if self.ratio <= self.must else f"must {self.must:g} MISSED"
 
 
 async def compared(
-    name: str, thing: Timed, yardstick: str, other: Timed, *, unit: str = MILLISECOND, runs: int = 9, note: str = ""
+    name: str,
+    thing: Timed,
+    yardstick: str,
+    other: Timed,
+    *,
+    unit: str = MILLISECOND,
+    runs: int = 9,
+    note: str = "",
+    must: float | None = None,
+    aim: float | None = None,
 ) -> Row:
     """Measure both in turn, so that a slow moment of the machine meets both."""
     await thing()
@@ -36,7 +59,8 @@ async def compared(
         seconds[1].append(await other())
     median, yardstick_median = (statistics.median(taken) * _IN_A_SECOND[unit] for taken in seconds)
     ratio = median / yardstick_median
-    return Row(name, unit, round(median, 2), yardstick, round(yardstick_median, 2), round(ratio, 2), runs, note)
+    made = round(median, 2), yardstick, round(yardstick_median, 2), round(ratio, 3)
+    return Row(name, unit, *made, runs, note, must, aim)
 
 
 def timed(work: Callable[[], Awaitable[object]]) -> Timed:

@@ -3,7 +3,7 @@
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -42,16 +42,19 @@ _LISTED = {
 
 @dataclass(frozen=True)
 class Bench:
-    """A person with an agent on the stack, and the rehearsal as a plain client sees it."""
+    """A person with an agent on the stack, and the rehearsal as a plain client sees it; `tell` takes progress."""
 
     facts: StackFacts
     person: Person
     org_id: str
     http: httpx.AsyncClient
+    tell: Callable[[str], None]
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, facts: StackFacts) -> AsyncIterator["Bench"]:
+    async def open(
+        cls, facts: StackFacts, *, tell: Callable[[str], None] = lambda line: None
+    ) -> AsyncIterator["Bench"]:
         """Sign up, make an organisation with an agent, hand the scripts over."""
         email = f"bench-{secrets.token_hex(4)}@example.com"
         person = await Person.sign_up(facts.url, facts.publishable_key, email=email, password=secrets.token_urlsafe(16))
@@ -63,7 +66,7 @@ class Bench:
                 name = text.split()[1]  # name: …
                 url = f"{facts.rehearsal_url.removesuffix('/v1')}/rehearsal/scripts/{name}"
                 (await http.put(url, content=text.encode())).raise_for_status()
-            yield cls(facts, person, org_id, http)
+            yield cls(facts, person, org_id, http, tell)
 
     async def start(self, script: str) -> str:
         """Start a run by RPC; answers its id."""

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.cli.person import CommandFailed
+from infra.cli.plain_text import plain
 from infra.cli.setting import place
 from workers.kernel.cards import read_card
 from workers.tools import CARD_TOOLS, TOOLS
@@ -37,9 +38,10 @@ async def list_agents(env: dict[str, str], *, console: Console) -> list[dict[str
     """The agents of the person's organisation."""
     async with place(env, progress=lambda line: console.print(f"  {line}", style="dim")) as where:
         person = await where.person()
-        rows = await person.select("agents", "id,name,version,created_at", org_id=await where.organization(person))
+        org_id, columns = await where.organization(person), "id,name,version,created_at"
+        rows = [row async for row in person.select_all("agents", columns, by="name", org_id=org_id)]
     table = Table("agent", "version", "since", box=None)
-    for row in sorted(rows, key=lambda row: str(row["name"])):
+    for row in rows:
         table.add_row(str(row["name"]), str(row["version"]), str(row["created_at"])[:16])
     console.print(table if rows else "There is no agent yet: `pam agents import FILE`.")
     return rows
@@ -64,5 +66,5 @@ async def show_agent(env: dict[str, str], name: str, *, console: Console) -> dic
     console.print(f"{name}, version {versions[0]['version']}, sha256 {versions[0]['sha256'][:12]}…")
     console.print(f"tools: {', '.join(definition['tools'])}")
     console.print(f"conduct: {', '.join(definition.get('conduct_tools', [])) or 'none'}\n")
-    console.print(str(definition["instructions"]), markup=False)
+    console.print(plain(str(definition["instructions"])), markup=False)
     return {"name": name, **versions[0]}

@@ -2,14 +2,16 @@
 
 import json
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from infra.cli.connection_commands import connections_app
+from infra.__main__ import NEEDS_TEST
 from infra.cli.console import Json, answer, consoles, execute
-from infra.cli.groups import agents_app, jobs_app, policy_app, workspace_app
+from infra.cli.groups import GROUPS
+from infra.cli.on_call import on_call_app
 from infra.cli.person import CommandFailed
 
 app = typer.Typer(
@@ -19,11 +21,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Agents that do backend engineering for teams on Supabase, as the person who asked.",
 )
-app.add_typer(agents_app, name="agents")
-app.add_typer(policy_app, name="policy")
-app.add_typer(connections_app, name="connections")
-app.add_typer(workspace_app, name="workspace")
-app.add_typer(jobs_app, name="jobs")
+for _name, _group in GROUPS.items():
+    app.add_typer(_group, name=_name)
+app.add_typer(on_call_app)
 
 
 @app.command()
@@ -67,15 +67,43 @@ def ask(
     task: Annotated[str, typer.Argument(help="What the agent should do, in your own words.")],
     agent: Annotated[str, typer.Option(help="Which agent.")] = "BackendEngineer",
     thread: Annotated[str | None, typer.Option(help="Go on in this thread.")] = None,
+    if_busy: Annotated[
+        str, typer.Option(help="When the thread's run is not finished: reject, queue, interrupt or roll_back.")
+    ] = "reject",
+    priority: Annotated[
+        int, typer.Option(min=-10, max=10, help="Which of the organisation's queued runs comes first.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Give an agent a task of your own, rendered live. Needs a model: OPENAI_API_KEY."""
     from infra.cli.ask import run_ask
     from infra.cli.setting import environment
 
-    report = execute(run_ask(environment(), task, agent=agent, thread=thread, console=consoles(as_json)))
+    asked = run_ask(
+        environment(),
+        task,
+        agent=agent,
+        thread=thread,
+        if_busy=if_busy,
+        priority=priority,
+        console=consoles(as_json),
+    )
+    report = execute(asked)
     answer(as_json, report)
     raise typer.Exit(0 if report["status"] in ("succeeded", "interrupted") else 1)
+
+
+@app.command()
+def steer(
+    run: Annotated[str, typer.Argument(help="A run that is not finished.")],
+    text: Annotated[str, typer.Argument(help="What it should know or do from here on.")],
+    as_json: Json = False,
+) -> None:
+    """Say something to a run on its way; it is taken before its next step."""
+    from infra.cli.ask import run_steer
+    from infra.cli.setting import environment
+
+    answer(as_json, execute(run_steer(environment(), run, text, console=consoles(as_json))))
 
 
 @app.command()
@@ -95,7 +123,8 @@ def reply(
 
 @app.command()
 def approvals(
-    is_all: Annotated[bool, typer.Option("--all", help="Also what was decided.")] = False, as_json: Json = False
+    is_all: Annotated[bool, typer.Option("--all", help="Also the 50 newest that are over.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List what runs wait for: who may decide, until when, and what it would do."""
     from infra.cli.decisions import list_approvals
@@ -111,9 +140,10 @@ def approve(
     note: Annotated[str | None, typer.Option(help="Why; the agent reads it.")] = None,
     edit: Annotated[str | None, typer.Option(help="Approve with these arguments instead, a JSON object.")] = None,
     link: Annotated[bool, typer.Option("--link", help="Make a signed link that decides it once, instead.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask at the terminal.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Decide what runs wait for, one or many at once, and watch a single run go on."""
+    """Show what runs wait for and decide it, one or many at once; a single run is then watched."""
     from infra.cli.decisions import approve as decide
     from infra.cli.decisions import make_link
     from infra.cli.setting import environment
@@ -121,7 +151,8 @@ def approve(
     if link:
         return answer(as_json, execute(make_link(environment(), ids[0], console=consoles(as_json))))
     verdict = "reject" if reject else "approve"
-    work = decide(environment(), ids, verdict=verdict, note=note, edited=edit, watch=True, console=consoles(as_json))
+    console = consoles(as_json)
+    work = decide(environment(), ids, verdict=verdict, note=note, edited=edit, is_sure=yes, console=console)
     report = execute(work)
     answer(as_json, report)
     raise typer.Exit(0 if all("status" in result for result in report["results"]) else 1)
@@ -163,15 +194,51 @@ def events(
     return None
 
 
+@app.command()
+def replay(
+    run: Annotated[str, typer.Argument(help="The run's id, or a file that --save made.")],
+    card: Annotated[Path | None, typer.Option(help="With this agent card instead of the run's own.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Keep the run as one JSON file, to replay anywhere.")] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail also when the model would be asked otherwise.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Carry a stored run out again, offline, with its recorded answers; status 1 when other decisions come of it."""
+    from infra.cli.replay import run_replay
+    from infra.cli.setting import environment
+    from workers.kernel import telemetry
+
+    telemetry.configure("replay", level="critical")  # that a tool broke, then, is no news
+    work = run_replay(environment(), run, card=card, save=save, is_strict=strict, console=consoles(as_json))
+    report = execute(work)
+    answer(as_json, report)
+    raise typer.Exit(0 if report["same"] else 1)
+
+
+def _owners(given: str) -> str:
+    from infra.cli.setting import environment
+
+    url = given.strip() or environment().get("PAM_OWNER_DATABASE_URL", "").strip()
+    if not url:
+        raise typer.BadParameter("give it, or set PAM_OWNER_DATABASE_URL in the environment or .env")
+    return url
+
+
 DbUrl = Annotated[
     str,
-    typer.Option("--db-url", envvar="PAM_OWNER_DATABASE_URL", help="The project's owner: postgresql://postgres:…@…"),
+    typer.Option(
+        "--db-url",
+        callback=_owners,
+        show_default=False,
+        help="The project's owner: postgresql://postgres:…@…; without it PAM_OWNER_DATABASE_URL, also from .env.",
+    ),
 ]
 
 
 @app.command()
 def install(
-    db_url: DbUrl,
+    db_url: DbUrl = "",
     webhook_url: Annotated[
         str | None, typer.Option(help="Where queued runs are announced: the hooks function's URL.")
     ] = None,
@@ -188,7 +255,7 @@ def install(
 
 
 @app.command()
-def upgrade(db_url: DbUrl, as_json: Json = False) -> None:
+def upgrade(db_url: DbUrl = "", as_json: Json = False) -> None:
     """Bring an installed PAM up to date; passwords and settings stay."""
     from infra.cli.project import run_install
 
@@ -197,7 +264,7 @@ def upgrade(db_url: DbUrl, as_json: Json = False) -> None:
 
 @app.command()
 def uninstall(
-    db_url: DbUrl,
+    db_url: DbUrl = "",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -208,7 +275,7 @@ def uninstall(
 
 
 @app.command()
-def operator(db_url: DbUrl, as_json: Json = False) -> None:
+def operator(db_url: DbUrl = "", as_json: Json = False) -> None:
     """Try and apply approved changes of the schema on the owner's connection, in the foreground, until Ctrl-C."""
     from infra.owner.service import serve
     from workers.kernel import telemetry
@@ -244,7 +311,9 @@ def doctor(as_json: Json = False) -> None:
     """Say what is missing here or in the hosted project, and how to mend it."""
     from infra.cli.doctor import run_doctor
     from infra.cli.setting import environment
+    from workers.kernel import telemetry
 
+    telemetry.configure("doctor", level="error")  # what the sandbox's trial logs is said in a finding
     report = execute(run_doctor(environment(), console=consoles(as_json)))
     answer(as_json, report)
     raise typer.Exit(0 if report["ok"] else 1)
@@ -282,6 +351,20 @@ def test(
 
 
 @app.command()
+def chaos(
+    minutes: Annotated[float, typer.Option(min=0.05, help="How long faults strike.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="The same seed, the same faults; else one is drawn.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Kill, freeze and restart workers and every part of a stack of its own while runs work; count what is lost."""
+    from infra.cli.chaos import run_chaos
+
+    report = execute(run_chaos(minutes=minutes, seed=seed, console=consoles(as_json)))
+    answer(as_json, report)
+    raise typer.Exit(0 if report["ok"] else 1)
+
+
+@app.command()
 def bench(
     only: Annotated[str | None, typer.Option(help="Run the rows whose name contains this.")] = None,
     as_json: Json = False,
@@ -296,6 +379,9 @@ def bench(
 def main() -> None:
     """The entry point of `pam` and `python3 -m infra`. A fault in .env is said in a sentence, like all others."""
     try:
+        word = next(iter(sys.argv[1:]), "")
+        if word in NEEDS_TEST and find_spec("pytest") is None:
+            raise CommandFailed(f"what `{word}` needs is not fetched yet: `python3 -m infra {word}` fetches it")
         app(prog_name="pam")
     except CommandFailed as error:
         print(f"pam: {error}", file=sys.stderr)

@@ -22,7 +22,7 @@ WORKSPACE = SCRIPTS.parent / "workspace"
 
 
 async def run_ask(
-    env: dict[str, str], task: str, *, agent: str, thread: str | None, console: Console
+    env: dict[str, str], task: str, *, agent: str, thread: str | None, if_busy: str, priority: int, console: Console
 ) -> dict[str, Any]:
     """Start a run and follow it to its end or its question."""
     if not env.get("SUPABASE_URL") and chosen_model(env) is None:
@@ -44,6 +44,8 @@ async def run_ask(
             message=task,
             thread_id=thread,
             limits={"max_cost_usd": float(limit)},
+            if_busy=if_busy,
+            priority=priority,
         )
         console.print(f"run {started['run_id']}  thread {started['thread_id']}", style="dim")
         return await follow(person, str(started["run_id"]), console)
@@ -53,8 +55,17 @@ async def run_reply(env: dict[str, str], run: str, text: str, *, console: Consol
     """Answer a run's question and follow it on."""
     async with place(env, progress=_dimly(console)) as where:
         person = await where.person()
-        await person.call("answer_question", run_id=_checked(run), answer=text)
+        await person.call("answer_question", run_id=run_id_of(run), answer=text)
         return await follow(person, run, console)
+
+
+async def run_steer(env: dict[str, str], run: str, text: str, *, console: Console) -> dict[str, Any]:
+    """Say something to a run on its way."""
+    async with place(env, progress=_dimly(console)) as where:
+        person = await where.person()
+        answer = await person.call("steer_run", run_id=run_id_of(run), message=text)
+        console.print("The run takes it before its next step.")
+        return answer
 
 
 async def run_watch(env: dict[str, str], run: str, *, console: Console) -> dict[str, Any]:
@@ -69,7 +80,7 @@ async def run_cancel(env: dict[str, str], run: str, *, console: Console) -> dict
     """Stop a run."""
     async with place(env, progress=_dimly(console)) as where:
         person = await where.person()
-        answer = await person.call("cancel_run", run_id=_checked(run))
+        answer = await person.call("cancel_run", run_id=run_id_of(run))
         console.print(str(answer["message"]))
         return answer
 
@@ -79,21 +90,7 @@ async def read_events(env: dict[str, str], run: str) -> list[dict[str, Any]]:
     async with place(env, progress=lambda line: None) as where:
         person = await where.person()
         await _known(person, run)
-        rows: list[dict[str, Any]] = []
-        while True:
-            page: Any = (
-                await person.client.schema("pam")
-                .from_("events")
-                .select("seq,type,payload,created_at")
-                .eq("run_id", run)
-                .gt("seq", rows[-1]["seq"] if rows else 0)
-                .order("seq")
-                .limit(500)
-                .execute()
-            ).data
-            rows += page
-            if len(page) < 500:
-                return rows
+        return [row async for row in person.select_all("events", "seq,type,payload,created_at", by="seq", run_id=run)]
 
 
 async def _furnish(person: Person, org_id: str) -> None:
@@ -127,11 +124,12 @@ async def follow(person: Person, run: str, console: Console) -> dict[str, Any]:
 
 
 async def _known(person: Person, run: str) -> None:
-    if not await person.select("runs", "id", id=_checked(run)):
+    if not await person.select("runs", "id", id=run_id_of(run)):
         raise CommandFailed(f"there is no run {run} that you may see")
 
 
-def _checked(run: str) -> str:
+def run_id_of(run: str) -> str:
+    """A run's id as it was typed, checked. Raises CommandFailed."""
     try:
         return str(UUID(run))
     except ValueError:

@@ -15,8 +15,12 @@ Expires = Annotated[str | None, typer.Option("--expires", help="When it stops wo
 @connections_app.command("add")
 def connections_add(
     name: Name,
-    kind: Annotated[str, typer.Option(help="api_key, basic, bearer, oauth2_client_credentials or oauth2_refresh.")],
-    host: Annotated[list[str], typer.Option(help="A host it is given to; more than once if wanted.")],
+    kind: Annotated[
+        str, typer.Option(help="api_key, basic, bearer, oauth2_client_credentials, oauth2_refresh or aws_access_key.")
+    ],
+    host: Annotated[
+        list[str] | None, typer.Option(help="A host it is given to; more than once if wanted. Logs have their own.")
+    ] = None,
     header: Annotated[str | None, typer.Option(help="api_key: the header it travels in.")] = None,
     query: Annotated[str | None, typer.Option(help="api_key: the query parameter it travels in.")] = None,
     prefix: Annotated[str | None, typer.Option(help="api_key: what stands before it, e.g. 'Token '.")] = None,
@@ -26,6 +30,12 @@ def connections_add(
     client_auth: Annotated[str | None, typer.Option(help="OAuth 2: basic (a header, usual) or body.")] = None,
     scope: Annotated[list[str] | None, typer.Option(help="OAuth 2: a scope; more than once if wanted.")] = None,
     audience: Annotated[str | None, typer.Option(help="OAuth 2: whom the token is for, where that is asked.")] = None,
+    project_ref: Annotated[
+        str | None, typer.Option(help="bearer, for log_search: the Supabase project whose logs the token may read.")
+    ] = None,
+    access_key_id: Annotated[str | None, typer.Option(help="aws_access_key, for log_search: the key's id.")] = None,
+    region: Annotated[str | None, typer.Option(help="aws_access_key: where the log group is.")] = None,
+    log_group: Annotated[str | None, typer.Option(help="aws_access_key: the log group at CloudWatch.")] = None,
     with_client_secret: Annotated[
         bool, typer.Option("--with-client-secret", help="oauth2_refresh: a client secret follows the refresh token.")
     ] = False,
@@ -33,20 +43,22 @@ def connections_add(
     as_json: Json = False,
 ) -> None:
     """Add a connection; the secret is asked for, or read from stdin, and sealed before it leaves this machine."""
-    from infra.cli.connections import add_connection, known_kind, read_secret
+    from infra.cli.connections import add_connection, hosts_of, known_kind, read_secret
     from infra.cli.setting import environment
 
     given: dict[str, Any] = {
         "header": header, "query": query, "prefix": prefix, "username": username, "token_url": token_url,
         "client_id": client_id, "client_auth": client_auth, "scopes": scope, "audience": audience,
+        "project_ref": project_ref, "access_key_id": access_key_id, "region": region, "log_group": log_group,
     }  # fmt: skip
 
     async def work() -> dict[str, Any]:
         known = known_kind(kind)
-        secret = read_secret(known, with_client_secret=with_client_secret)
         settings = {word: value for word, value in given.items() if value}
+        hosts = hosts_of(host, settings)
+        secret = read_secret(known, with_client_secret=with_client_secret)
         return await add_connection(
-            environment(), name, kind=known, hosts=host, settings=settings, secret=secret, expires_at=expires,
+            environment(), name, kind=known, hosts=hosts, settings=settings, secret=secret, expires_at=expires,
             console=consoles(as_json),
         )  # fmt: skip
 

@@ -10,10 +10,10 @@ from uuid import UUID, uuid4
 
 from pydantic import ValidationError
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from infra.cli.person import CommandFailed, Person
+from infra.cli.plain_text import shown
 from infra.cli.setting import Place, place
 from workers.kernel import deposit
 from workers.kernel.key_file import LocalKeyRing
@@ -26,6 +26,7 @@ _ASKED = {
     ConnectionKind.BEARER: "Token",
     ConnectionKind.OAUTH2_CLIENT_CREDENTIALS: "Client secret",
     ConnectionKind.OAUTH2_REFRESH: "Refresh token",
+    ConnectionKind.AWS_ACCESS_KEY: "Secret access key",
 }
 _COLUMNS = "org_id,id,name,kind,hosts,settings,version,fault,created_at,rotated_at,last_used_at,expires_at"
 _PATIENCE_SECONDS = 20.0
@@ -37,6 +38,17 @@ def known_kind(word: str) -> ConnectionKind:
         return ConnectionKind(word)
     except ValueError:
         raise CommandFailed(f"--kind is one of {', '.join(kind.value for kind in ConnectionKind)}") from None
+
+
+def hosts_of(hosts: list[str] | None, settings: dict[str, Any]) -> list[str]:
+    """The hosts that were named, or the one that the settings lead to. Raises CommandFailed."""
+    if hosts:
+        return hosts
+    if "project_ref" in settings:
+        return ["api.supabase.com"]
+    if "region" in settings:
+        return [f"logs.{settings['region']}.amazonaws.com"]
+    raise CommandFailed("name the host that the secret is given to: --host api.example.com")
 
 
 def read_secret(kind: ConnectionKind | None, *, with_client_secret: bool) -> Secret:
@@ -91,8 +103,8 @@ async def list_connections(env: dict[str, str], *, console: Console) -> list[dic
     """The organisation's connections, without their secrets."""
     async with place(env, progress=lambda line: console.print(f"  {line}", style="dim")) as where:
         person = await where.person()
-        rows = await person.select("connections", _COLUMNS, org_id=await where.organization(person))
-    rows.sort(key=lambda row: str(row["name"]))
+        org_id = await where.organization(person)
+        rows = [row async for row in person.select_all("connections", _COLUMNS, by="name", org_id=org_id)]
     table = Table("connection", "kind", "hosts", "version", "last used", "expires", "fault", box=None)
     for row in rows:
         table.add_row(
@@ -102,7 +114,7 @@ async def list_connections(env: dict[str, str], *, console: Console) -> list[dic
             str(row["version"]),
             str(row["last_used_at"] or "never")[:16],
             str(row["expires_at"] or "never")[:16],
-            escape(row["fault"] or ""),
+            shown(row["fault"] or ""),
         )
     console.print(table if rows else "There is no connection yet: `pam connections add NAME --kind … --host …`.")
     return rows

@@ -12,7 +12,7 @@ from uuid import UUID
 import httpx
 from rich.console import Console
 
-from infra.cli.demo_tools import ToolReport, play_tools
+from infra.cli.demo_tools import ALL_TOOLS, ToolReport, play_tools
 from infra.cli.live import Cut, FrameRecorder, LoggedEvent, PreviewFrame, RunFollower
 from infra.cli.person import CommandFailed, Person
 from infra.cli.setting import check_model, stack_options
@@ -31,6 +31,7 @@ SECOND_TASK = (
     "Thank you. Now the work itself: which of my projects have tasks past their due date, and how many? Write it up in "
     "docs/overdue.md, keep the number in Redis under report:overdue for an hour, and check both."
 )
+SCRIPT_NAMES = ("slow-list", "overdue-tasks")
 CUT_AFTER_RESULTS = 2
 CUT_SECONDS = 1.2
 
@@ -119,16 +120,17 @@ class Demo:
             raise CommandFailed(f"not every tool is shown to work: {', '.join(missing)}")
 
     async def _check_script(self) -> None:
-        """A script that is not used up, or that met what it did not expect, fails loudly."""
+        """A script of ours that is not used up, or that met what it did not expect, fails loudly."""
         if self._facts.model != "rehearsal":
             return
         address = self._facts.rehearsal_url.removesuffix("/v1")
         async with httpx.AsyncClient(trust_env=False) as client:
-            report = (await client.get(f"{address}/rehearsal/report")).raise_for_status().json()
-        if report["unused"] or report["unexpected"]:
-            raise CommandFailed(
-                f"the rehearsal left its script: {json.dumps([report['unused'], report['unexpected']])}"
-            )
+            for name in (*SCRIPT_NAMES, *([ALL_TOOLS] if self._all_tools else [])):
+                answer = await client.get(f"{address}/rehearsal/report", params={"script": name})
+                report = answer.raise_for_status().json()
+                if report["unused"] or report["unexpected"]:
+                    told = json.dumps([report["unused"], report["unexpected"]])
+                    raise CommandFailed(f"the rehearsal left its script: {told}")
 
     async def _join_projects(self, person: Person) -> list[int]:
         """Accept the sample's open invitations, as any signed-in person may."""
@@ -206,14 +208,8 @@ class Demo:
     async def _count(self, person: Person, follower: RunFollower, played: "_Played") -> None:
         """Compare what came with what is stored."""
         run = (await person.select("runs", id=follower.run_id))[0]
-        stored: Any = (
-            await person.client.schema("pam")
-            .from_("events")
-            .select("seq,created_at,payload")
-            .eq("run_id", follower.run_id)
-            .order("seq")
-            .execute()
-        ).data
+        events = person.select_all("events", "seq,created_at,payload", by="seq", run_id=follower.run_id)
+        stored = [event async for event in events]
         seqs = [int(row["seq"]) for row in stored]
         lost = set(seqs) ^ set(follower.tally.seqs)
         gaps = follower.tally.gaps + len(lost) + (0 if seqs == list(range(1, len(seqs) + 1)) else 1)

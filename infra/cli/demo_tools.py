@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -17,6 +16,7 @@ from infra.local.stack import ROOT
 from workers.tools import CARD_TOOLS
 
 SCRIPT = ROOT / "infra" / "sample" / "chapters" / "all_tools.yaml"
+ALL_TOOLS = "all-tools"
 TASK = (
     "Show me that each of your tools works here, all thirteen. The team's service is at {api} (GET /health). Send word "
     "to org:mine, keep an hours report in reports/, sum it up with a program, look again by a job, read your own log, "
@@ -81,7 +81,7 @@ async def _furnish(person: Person, org_id: str, facts: StackFacts, api: str) -> 
 
 async def put_script(facts: StackFacts, script: Path) -> None:
     """Hand the rehearsal a script that it does not play by itself."""
-    address = f"{facts.rehearsal_url.removesuffix('/v1')}/rehearsal/scripts/all-tools"
+    address = f"{facts.rehearsal_url.removesuffix('/v1')}/rehearsal/scripts/{ALL_TOOLS}"
     async with httpx.AsyncClient(trust_env=False) as client:
         (await client.put(address, content=script.read_bytes())).raise_for_status()
 
@@ -99,11 +99,11 @@ async def _agree(person: Person, run_id: str, console: Console) -> None:
 
 
 async def _recorded(person: Person, org_id: str, run_id: str) -> list[ToolReport]:
-    calls = await person.select("tool_calls", "id,tool,status", run_id=run_id)
-    events: list[dict[str, Any]] = await person.select("events", "seq,payload", run_id=run_id, type="TOOL_CALL_RESULT")
-    seqs = {str(event["payload"]["toolCallId"]): int(event["seq"]) for event in events}
-    audit = await person.select("audit", "action,subject", org_id=org_id, is_allowed=True)
-    audited = [str(row["subject"].get("call")) for row in audit if str(row["action"]).startswith("tool.")]
+    calls = [call async for call in person.select_all("tool_calls", "id,tool,status", by="id", run_id=run_id)]
+    results = person.select_all("events", "seq,payload", by="seq", run_id=run_id, type="TOOL_CALL_RESULT")
+    seqs = {str(event["payload"]["toolCallId"]): int(event["seq"]) async for event in results}
+    audit = person.select_all("audit", "id,action,subject", by="id", org_id=org_id, is_allowed=True)
+    audited = [str(row["subject"].get("call")) async for row in audit if str(row["action"]).startswith("tool.")]
     reports = []
     for tool in CARD_TOOLS:
         own = [call for call in calls if call["tool"] == tool]

@@ -1,16 +1,29 @@
-"""The commands that come in groups: `agents …`, `policy …`, `workspace …`, `jobs …`."""
+"""The commands that come in groups: `agents …`, `policy …`, `budget …`, `hosts …`, `workspace …`, `jobs …`."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from infra.cli.connection_commands import connections_app
 from infra.cli.console import Json, answer, consoles, execute
 
 agents_app = typer.Typer(no_args_is_help=True, help="Import, list and show agents.")
 policy_app = typer.Typer(no_args_is_help=True, help="Who may use which tool, and when a person is asked first.")
+budget_app = typer.Typer(no_args_is_help=True, help="What all runs together may use in a day or month.")
+hosts_app = typer.Typer(no_args_is_help=True, help="Which hosts agents may call over HTTP.")
 workspace_app = typer.Typer(no_args_is_help=True, help="A Git repository's files into the workspace, and back.")
 jobs_app = typer.Typer(no_args_is_help=True, help="List, show, cancel and retry background work.")
+GROUPS = {
+    "agents": agents_app,
+    "policy": policy_app,
+    "budget": budget_app,
+    "hosts": hosts_app,
+    "connections": connections_app,
+    "workspace": workspace_app,
+    "jobs": jobs_app,
+}
 
 
 @agents_app.command("import")
@@ -62,19 +75,21 @@ def policy_set(
     role: Role,
     tool: ToolName,
     effect: Effect,
-    deny: Annotated[bool, typer.Option("--deny", help="Do not allow it at all.")] = False,
-    consent: Annotated[str, typer.Option(help="never, ask or four_eyes.")] = "never",
-    after_untrusted: Annotated[str, typer.Option(help="The same, once the run has read untrusted data.")] = "ask",
-    decided_by: Annotated[str, typer.Option(help="The lowest role that may decide.")] = "admin",
+    deny: Annotated[bool | None, typer.Option("--deny/--allow", help="Whether it may be used at all.")] = None,
+    consent: Annotated[str | None, typer.Option(help="never, ask or four_eyes.")] = None,
+    after_untrusted: Annotated[str | None, typer.Option(help="The same, once the run has read untrusted data.")] = None,
+    decided_by: Annotated[str | None, typer.Option(help="The lowest role that may decide.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what holds for a tool with an effect. Admins and owners."""
+    """Say what holds for a tool with an effect; what is left out stays as it is now. Admins and owners."""
     from infra.cli.decisions import set_policy
     from infra.cli.setting import environment
 
-    policy = {"role": role, "tool": tool, "effect": effect, "is_allowed": not deny, "consent": consent}
-    policy |= {"consent_after_untrusted": after_untrusted, "decided_by": decided_by}
-    answer(as_json, execute(set_policy(environment(), console=consoles(as_json), **policy)))
+    given = {"is_allowed": None if deny is None else not deny, "consent": consent}
+    given |= {"consent_after_untrusted": after_untrusted, "decided_by": decided_by}
+    changed = {name: value for name, value in given.items() if value is not None}
+    policy = {"role": role, "tool": tool, "effect": effect}
+    answer(as_json, execute(set_policy(environment(), policy, changed, console=consoles(as_json))))
 
 
 @policy_app.command("reset")
@@ -84,7 +99,85 @@ def policy_reset(role: Role, tool: ToolName, effect: Effect, as_json: Json = Fal
     from infra.cli.setting import environment
 
     policy = {"role": role, "tool": tool, "effect": effect}
-    answer(as_json, execute(reset_policy(environment(), console=consoles(as_json), **policy)))
+    answer(as_json, execute(reset_policy(environment(), policy, console=consoles(as_json))))
+
+
+class Period(StrEnum):
+    """Of the calendar, in UTC."""
+
+    DAY = "day"
+    MONTH = "month"
+
+
+ForPeriod = Annotated[Period, typer.Argument(help="Of the calendar, in UTC.")]
+Member = Annotated[str | None, typer.Option("--user", help="One member's runs, by user id; everybody's without.")]
+
+
+@budget_app.command("list")
+def budget_list(as_json: Json = False) -> None:
+    """List the budgets that you may see, with what is used and held of each."""
+    from infra.cli.budgets import list_budgets
+    from infra.cli.setting import environment
+
+    answer(as_json, execute(list_budgets(environment(), console=consoles(as_json))))
+
+
+@budget_app.command("set")
+def budget_set(
+    period: ForPeriod,
+    usd: Annotated[float | None, typer.Option(help="Dollars, by the price list.", min=0)] = None,
+    tokens: Annotated[int | None, typer.Option(help="Tokens, read and written.", min=0)] = None,
+    steps: Annotated[int | None, typer.Option(help="Calls to a model.", min=0)] = None,
+    user: Member = None,
+    as_json: Json = False,
+) -> None:
+    """Set a budget in place of the one before; runs that meet it end with a reason. Admins and owners."""
+    from infra.cli.budgets import set_budget
+    from infra.cli.setting import environment
+
+    if usd is None and tokens is None and steps is None:
+        raise typer.BadParameter("say --usd, --tokens or --steps; `budget clear` takes a budget away")
+    limits = {"max_cost_usd": usd, "max_tokens": tokens, "max_steps": steps}
+    answer(as_json, execute(set_budget(environment(), period.value, limits, user_id=user, console=consoles(as_json))))
+
+
+@budget_app.command("clear")
+def budget_clear(period: ForPeriod, user: Member = None, as_json: Json = False) -> None:
+    """Take a budget away; safe to repeat. Admins and owners."""
+    from infra.cli.budgets import set_budget
+    from infra.cli.setting import environment
+
+    answer(as_json, execute(set_budget(environment(), period.value, {}, user_id=user, console=consoles(as_json))))
+
+
+Host = Annotated[str, typer.Argument(help="api.example.com, *.example.com, either with :port; 443 without.")]
+
+
+@hosts_app.command("list")
+def hosts_list(as_json: Json = False) -> None:
+    """List the hosts that your organisation's agents may call."""
+    from infra.cli.hosts import list_hosts
+    from infra.cli.setting import environment
+
+    answer(as_json, execute(list_hosts(environment(), console=consoles(as_json))))
+
+
+@hosts_app.command("allow")
+def hosts_allow(host: Host, as_json: Json = False) -> None:
+    """Let agents call a host. Admins and owners; safe to repeat."""
+    from infra.cli.hosts import allow_host
+    from infra.cli.setting import environment
+
+    answer(as_json, execute(allow_host(environment(), host, console=consoles(as_json))))
+
+
+@hosts_app.command("disallow")
+def hosts_disallow(host: Host, as_json: Json = False) -> None:
+    """Take a host off the list; calls under way end. Admins and owners; safe to repeat."""
+    from infra.cli.hosts import disallow_host
+    from infra.cli.setting import environment
+
+    answer(as_json, execute(disallow_host(environment(), host, console=consoles(as_json))))
 
 
 Place = Annotated[str, typer.Argument(help="A local Git repository, or its https address.")]

@@ -4,30 +4,31 @@ from typing import Any
 from uuid import UUID
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from infra.cli.person import CommandFailed, Person
+from infra.cli.plain_text import plain, shown
 from infra.cli.setting import place
 
 _MAX_ROWS = 50
 
 
 async def list_jobs(env: dict[str, str], *, status: str | None, console: Console) -> dict[str, Any]:
-    """Newest jobs, perhaps of one status, and active schedules."""
+    """The newest jobs, perhaps of one status, and every active schedule."""
     async with place(env, progress=lambda line: console.print(f"  {line}", style="dim")) as where:
         person = await where.person()
         org_id = await where.organization(person)
-        jobs = await person.select("jobs", org_id=org_id, **({"status": status} if status else {}))
-        schedules = await person.select("schedules", org_id=org_id, is_active=True)
-    jobs = sorted(jobs, key=lambda row: str(row["created_at"]), reverse=True)[:_MAX_ROWS]
+        wanted = {"org_id": org_id} | ({"status": status} if status else {})
+        jobs = await person.select("jobs", order="created_at", limit=_MAX_ROWS, **wanted)
+        schedules = [row async for row in person.select_all("schedules", by="id", org_id=org_id, is_active=True)]
+    schedules.sort(key=lambda row: str(row["created_at"]), reverse=True)
     table = Table("job or schedule", "task", "name", "status", "due", "attempt", box=None)
     for row in jobs:
-        told = (row["id"], row["task"], escape(row["name"] or ""), row["status"], row["due_at"][:16])
+        told = (row["id"], row["task"], shown(row["name"] or ""), row["status"], row["due_at"][:16])
         table.add_row(*told, f"{row['attempt']}/{row['max_attempts']}")
     for row in schedules:
         when = f"{row['cron']} {row['time_zone']}"
-        table.add_row(row["id"], row["task"], escape(row["name"]), escape(when), (row["next_at"] or "")[:16], "")
+        table.add_row(row["id"], row["task"], shown(row["name"]), shown(when), (row["next_at"] or "")[:16], "")
     console.print(table if jobs or schedules else "There are no jobs.")
     return {"jobs": jobs, "schedules": schedules}
 
@@ -38,12 +39,12 @@ async def show_job(env: dict[str, str], job: str, *, console: Console) -> dict[s
     async with place(env, progress=lambda line: console.print(f"  {line}", style="dim")) as where:
         person = await where.person()
         row = await _read(person, wanted)
-    console.print(f"{row['task']} {escape(row['name'] or '')} is {row['status']}", soft_wrap=True)
+    console.print(f"{row['task']} {shown(row['name'] or '')} is {row['status']}", soft_wrap=True)
     console.print(f"due {row['due_at'][:19]}, attempt {row['attempt']} of {row['max_attempts']}, run {row['run_id']}")
     if row["reason"]:
-        console.print(f"reason: {escape(row['reason'])}")
+        console.print(f"reason: {shown(row['reason'])}")
     if row["result"]:
-        console.print(row["result"], markup=False, soft_wrap=True)
+        console.print(plain(row["result"]), markup=False, soft_wrap=True)
     return row
 
 

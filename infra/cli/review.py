@@ -1,15 +1,15 @@
 """What a reviewer reads about a push: the commit's message, and a description in Markdown."""
 
-import re
 from typing import Any
 
+from infra.cli.plain_text import plain
+
 MAX_TITLE, MAX_LINES, MAX_LINE = 72, 4, 200
-_NO_TEXT = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def message_of(given: str | None, paths: list[str], about: dict[str, Any], *, me: str) -> str:
     """A title line, and who asked for what below it, quoted so that nothing in it is a trailer of Git's."""
-    title = _plain(given or _title(paths)).strip()
+    title = plain(given or _title(paths)).strip()
     first, _, rest = title.partition("\n")
     body = [rest.strip()] if rest.strip() else []
     for run in about["runs"]:
@@ -24,7 +24,7 @@ def description(
 ) -> str:
     """For the request to merge: what changed, by file, and which runs wrote it, with their questions and answers."""
     count = len(added) + len(modified)
-    lines = [f"# {_plain(title).splitlines()[0]}", "", f"Branch `{branch}` upon `{base}`: {count} files.", ""]
+    lines = [f"# {plain(title).splitlines()[0]}", "", f"Branch `{branch}` upon `{base}`: {count} files.", ""]
     lines += [f"- added `{path}`" for path in added] + [f"- changed `{path}`" for path in modified]
     for run in about["runs"]:
         lines += [
@@ -53,7 +53,7 @@ def _who(user_id: str, me: str) -> str:
 
 def _quoted(text: str | None) -> str:
     """The first lines of what somebody, or a model, said."""
-    lines = [line for line in _plain(text or "").splitlines() if line.strip()]
+    lines = [line for line in plain(text or "").splitlines() if line.strip()]
     shown = [f"> {line[:MAX_LINE]}" for line in lines[:MAX_LINES]]
     return "\n".join([*shown, "> …"] if len(lines) > MAX_LINES else shown)
 
@@ -61,8 +61,3 @@ def _quoted(text: str | None) -> str:
 def _listed(paths: list[str]) -> str:
     shown = ", ".join(f"`{path}`" for path in sorted(paths)[:MAX_LINES])
     return shown if len(paths) <= MAX_LINES else f"{shown} and {len(paths) - MAX_LINES} more"
-
-
-def _plain(text: str) -> str:
-    """Without what moves a terminal or turns the direction of writing."""
-    return _NO_TEXT.sub("", text.replace("\r\n", "\n"))

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from infra.cli.person import CommandFailed
 from infra.cli.setting import stack_options
-from infra.local.attach import StackFailed, running_stack
+from infra.local.attach import StackFailed, is_unsupervised, running_stack
 
 
 async def run_up(env: dict[str, str], *, console: Console, fresh: bool, as_json: bool) -> None:
@@ -40,10 +40,9 @@ async def run_up(env: dict[str, str], *, console: Console, fresh: bool, as_json:
                 try:
                     await asyncio.wait_for(stop.wait(), 1)
                 except TimeoutError:
-                    if not (options.state / "stack.json").exists():
-                        raise CommandFailed(
-                            f"the stack ended by itself: see {options.state / 'logs' / 'supervisor.log'}"
-                        ) from None
+                    if is_unsupervised(options.state):
+                        log = options.state / "logs" / "supervisor.log"
+                        raise CommandFailed(f"the stack ended: `pam up` starts it again; see {log}") from None
             console.print("Stopping the stack, unless another command still uses it.")
     except StackFailed as error:
         raise CommandFailed(str(error)) from error

@@ -6,9 +6,9 @@ from decimal import Decimal
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from infra.cli.live import Cut, LoggedEvent, PreviewFrame
+from infra.cli.plain_text import plain, shown
 
 _MAX_LINES = 8
 _MAX_COLUMNS = 160
@@ -32,21 +32,21 @@ class RunView:
                 self._line("[yellow]  ✂ the connection is gone; reading on from the log[/yellow]")
             case PreviewFrame(_, _, text, is_output=True):
                 for line in _first_lines(text, self._columns - 4):
-                    self._line(f"    [dim]┊ {escape(line)}[/dim]")
+                    self._line(f"    [dim]┊ {shown(line)}[/dim]")
             case PreviewFrame(message_id, offset, text):
                 self._preview(message_id, offset, text)
             case LoggedEvent(payload=payload):
                 self._event(payload)
 
     def _preview(self, message_id: str, offset: int, text: str) -> None:
-        shown = self._shown.get(message_id, "")
-        if not text or offset != len(shown):
+        before = self._shown.get(message_id, "")
+        if not text or offset != len(before):
             return
         if self._open != message_id:
             self._line("")
         self._open = message_id
-        self._shown[message_id] = shown + text
-        self._console.print(text, end="", markup=False, highlight=False, soft_wrap=True)
+        self._shown[message_id] = before + text
+        self._console.print(plain(text), end="", markup=False, highlight=False, soft_wrap=True)
 
     def _event(self, event: dict[str, Any]) -> None:
         match event["type"]:
@@ -59,12 +59,12 @@ class RunView:
                 self._arguments[event["toolCallId"]] = (name, given + event["delta"])
             case "TOOL_CALL_END":
                 name, given = self._arguments.get(event["toolCallId"], ("?", ""))
-                self._line(f"  [cyan]→ {escape(name)}[/cyan] {escape(_one_line(given, self._columns - len(name) - 5))}")
+                self._line(f"  [cyan]→ {shown(name)}[/cyan] {shown(_one_line(given, self._columns - len(name) - 5))}")
             case "TOOL_CALL_RESULT":
                 name, _ = self._arguments.get(event["toolCallId"], ("?", ""))
-                self._line(f"  [green]← {escape(name)}[/green]")
+                self._line(f"  [green]← {shown(name)}[/green]")
                 for line in _first_lines(str(event["content"]), self._columns - 4):
-                    self._line(f"    [dim]{escape(line)}[/dim]")
+                    self._line(f"    [dim]{shown(line)}[/dim]")
             case "CUSTOM":
                 self._custom(event["name"], event["value"])
             case "RUN_FINISHED":
@@ -72,16 +72,16 @@ class RunView:
                 if outcome == "interrupt":
                     for asked in event["outcome"]["interrupts"]:
                         self._line(
-                            f"[bold yellow]? {escape(str(asked.get('message') or asked['reason']))}[/bold yellow]"
+                            f"[bold yellow]? {shown(str(asked.get('message') or asked['reason']))}[/bold yellow]"
                         )
                 else:
                     word = {"success": "[bold green]✔ succeeded", "cancelled": "[bold yellow]■ cancelled"}.get(
-                        outcome, escape(outcome)
+                        outcome, shown(outcome)
                     )
                     self._line(f"{word}[/], ${self._spent:f} in all")
             case "RUN_ERROR":
                 self._line(
-                    f"[bold red]✘ failed[/bold red] ({escape(str(event.get('code')))}): {escape(event['message'])}"
+                    f"[bold red]✘ failed[/bold red] ({shown(str(event.get('code')))}): {shown(event['message'])}"
                 )
             case _:
                 return
@@ -96,19 +96,23 @@ class RunView:
                     f"${value['cost_usd']}, {value['seconds']:.1f} s[/dim]"
                 )
             case "pam.tool_outcome" if value["status"] != "succeeded":
-                self._line(f"    [yellow]{escape(value['tool'])}: {escape(value['status'])}[/yellow]")
+                self._line(f"    [yellow]{shown(value['tool'])}: {shown(value['status'])}[/yellow]")
+            case "pam.paused":
+                self._line(f"[yellow]  … {shown(value['message'])} The run waits {value['seconds']:.0f} s.[/yellow]")
+            case "pam.steered":
+                self._line(f"[cyan]  › {shown(value['content'])}[/cyan]")
             case "pam.resumed":
                 self._line("[yellow]  ↻ another worker took the run over[/yellow]")
             case _:
                 return
 
     def _message(self, message_id: str, text: str) -> None:
-        shown = self._shown.pop(message_id, "")
-        if self._open == message_id and text.startswith(shown):
-            self._console.print(text[len(shown) :], markup=False, highlight=False, soft_wrap=True)
+        before = self._shown.pop(message_id, "")
+        if self._open == message_id and text.startswith(before):
+            self._console.print(plain(text[len(before) :]), markup=False, highlight=False, soft_wrap=True)
         else:
             self._line("")
-            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(plain(text), markup=False, highlight=False, soft_wrap=True)
         self._open = ""
 
     def _line(self, text: str) -> None:

@@ -17,6 +17,7 @@ class Known:
     """A file as the workspace has it."""
 
     version: int
+    size_bytes: int
     sha256: str
     updated_at: datetime
 
@@ -30,8 +31,8 @@ async def known_files(person: Person, org_id: str, folder: str) -> dict[str, Kno
     """What of the workspace lies in this folder, by path."""
     rows = (await person.call("list_workspace", org_id=org_id, folder=folder))["files"]
     return {
-        path: Known(version, sha256, datetime.fromisoformat(updated_at))
-        for path, version, _, sha256, updated_at in rows
+        path: Known(version, size_bytes, sha256, datetime.fromisoformat(updated_at))
+        for path, version, size_bytes, sha256, updated_at in rows
     }
 
 

@@ -30,14 +30,13 @@ async def run_pull(
         earlier = await person.select("checkouts", "commit_id", org_id=org_id, remote=remote.name, path=folder)
         # The one place where this blocking library goes to a thread.
         pulled = await asyncio.to_thread(
-            _pulled, remote, ref, folder, known, earlier[0]["commit_id"] if earlier else None, began["max_file_bytes"]
+            _pulled, remote, ref, folder, known, earlier[0]["commit_id"] if earlier else None, began
         )
         if pulled.conflicts and not overwrite:
             raise CommandFailed(
                 f"these files were changed in the workspace: {some(pulled.conflicts)}; push them first, or pull with "
                 "--overwrite (their earlier versions are kept)"
             )
-        _check_room(pulled.changed, known, began)
         await _write(person, org_id, pulled.changed, known, console)
         await person.call(
             "record_checkout", org_id=org_id, remote=remote.name, path=folder, ref=pulled.ref,
@@ -72,8 +71,14 @@ class Pulled:
 
 
 def _pulled(
-    remote: Remote, ref: str | None, folder: str, known: dict[str, Known], earlier: str | None, max_file_bytes: int
+    remote: Remote,
+    ref: str | None,
+    folder: str,
+    known: dict[str, Known],
+    earlier: str | None,
+    workspace: dict[str, Any],
 ) -> Pulled:
+    """What differs, read no further than the quota goes. Raises CommandFailed."""
     with Repository.opened(remote) as repository:
         name, commit_id = repository.resolve(ref)
         before: dict[str, bytes] = {}
@@ -82,13 +87,13 @@ def _pulled(
         changed: dict[str, bytes] = {}
         conflicts: list[str] = []
         left_out: dict[str, list[str]] = {}
-        unchanged = 0
+        unchanged = size = new = 0
         for file in repository.files(commit_id, folder):
             path = file.path if file.path is not None else "?"
             why = LEFT_OUT.get(file.mode) or ("names that are no text" if file.path is None else None)
             why = why or ("no paths for a workspace" if workspace_path.fault(path) or path_fault(path) else None)
             content = b"" if why else repository.content(file.blob_id)
-            why = why or ("too large" if len(content) > max_file_bytes else None)
+            why = why or ("too large" if len(content) > workspace["max_file_bytes"] else None)
             if why:
                 left_out.setdefault(why, []).append(path)
                 continue
@@ -97,6 +102,8 @@ def _pulled(
                 unchanged += 1
                 continue
             changed[path] = content
+            size, new = size + len(content), new + (there is None)
+            _check_room(size, new, workspace)
             if there and (path not in before or there.sha256 != sha256_of(repository.content(before[path]))):
                 conflicts.append(path)
         if folder and not changed and not unchanged and not left_out:
@@ -104,16 +111,15 @@ def _pulled(
         return Pulled(name, commit_id, changed, unchanged, conflicts, left_out)
 
 
-def _check_room(changed: dict[str, bytes], known: dict[str, Known], workspace: dict[str, Any]) -> None:
+def _check_room(size: int, new: int, workspace: dict[str, Any]) -> None:
     """Raises CommandFailed before anything is written when the quota would stop the pull half-way."""
-    size, new = sum(map(len, changed.values())), len(changed.keys() - known.keys())
     room, places = (
         workspace[f"max_{what}"] - workspace[has] for what, has in (("bytes", "kept_bytes"), ("files", "files"))
     )
     if size > room or new > places:
         raise CommandFailed(
-            f"the workspace has room for {places:,} files and {room:,} bytes more; this would write {new:,} new files "
-            f"and {size:,} bytes: pull a folder with --path, or ask the project's owner for a larger quota"
+            f"the workspace has room for {places:,} files and {room:,} bytes more; this would write more than that: "
+            "pull a folder with --path, or ask the project's owner for a larger quota"
         )
 
 

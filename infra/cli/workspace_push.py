@@ -14,6 +14,9 @@ from infra.cli.review import description, message_of
 from infra.cli.setting import place
 from infra.cli.workspace import LEFT_OUT, NAMED, Known, folder_of, known_files, sha256_of, some
 
+# What a signed-in person reads from the workspace; the bytes of larger files lie in object storage, for runs.
+MAX_READ_BYTES = 1_048_576
+
 
 async def run_push(
     env: dict[str, str],
@@ -42,8 +45,12 @@ async def run_push(
         try:
             since = datetime.fromisoformat(checkout["pulled_at"])
             wanted = await asyncio.to_thread(push.prepare, checkout["commit_id"], since, folder, known)
+            if push.too_large:
+                told = f"  left out, larger than {MAX_READ_BYTES:,} bytes: {some(push.too_large)}"
+                console.print(told, style="yellow", markup=False, soft_wrap=True)
             if not wanted:
-                raise CommandFailed("nothing was changed in the workspace since the pull")
+                other = "else " if push.too_large else ""
+                raise CommandFailed(f"nothing {other}was changed in the workspace since the pull")
             await asyncio.to_thread(push.check_base, base or checkout["ref"], branch, is_named=base is not None)
             contents = {path: await _content(person, org_id, path, known[path]) for path in wanted}
             about = await person.call("explain_changes", org_id=org_id, paths=list(wanted), since=checkout["pulled_at"])
@@ -60,6 +67,7 @@ async def run_push(
         "is_new": is_new,
         "added": push.added,
         "modified": push.modified,
+        "left_out": {"too large": len(push.too_large)} if push.too_large else {},
         "description": told,
     }
 
@@ -74,31 +82,37 @@ class Push:
         self._commit_id = ""
         self.added: list[str] = []
         self.modified: list[str] = []
+        self.too_large: list[str] = []
 
     def close(self) -> None:
         """Let go of the repository."""
         self._opened.__exit__(None, None, None)
 
     def prepare(self, commit_id: str, since: datetime, folder: str, known: dict[str, Known]) -> list[str]:
-        """The paths that were changed since the pull. Raises CommandFailed for what Git must not be given."""
+        """The paths changed since the pull, less too_large. Raises CommandFailed for what Git must not see."""
         if not self._repository.is_before(commit_id):
             raise CommandFailed(f"the repository does not have the pulled commit {commit_id[:12]} any more: pull again")
         self._commit_id = commit_id
         every = list(self._repository.files(commit_id))
         self._base = {file.path: (file.mode, file.blob_id) for file in every if file.path is not None}
         for path, there in known.items():
-            if path not in self._base:
-                if there.updated_at > since:
-                    self.added.append(path)
+            if not self._is_changed(path, there, since):
                 continue
-            mode, blob_id = self._base[path]
-            if mode in LEFT_OUT or sha256_of(self._repository.content(blob_id)) != there.sha256:
-                self.modified.append(path)
+            if there.size_bytes > MAX_READ_BYTES:
+                self.too_large.append(path)
+            else:
+                (self.modified if path in self._base else self.added).append(path)
         wanted = [*self.added, *self.modified]
         faults = [fault for path in wanted if (fault := path_fault(path) or self._shape_fault(path, wanted))]
         if faults:
             raise CommandFailed(f"the branch was not made: {'; '.join(faults[:NAMED])}")
         return wanted
+
+    def _is_changed(self, path: str, there: Known, since: datetime) -> bool:
+        if path not in self._base:
+            return there.updated_at > since
+        mode, blob_id = self._base[path]
+        return mode in LEFT_OUT or sha256_of(self._repository.content(blob_id)) != there.sha256
 
     def _shape_fault(self, path: str, wanted: list[str]) -> str | None:
         """A path that is a file and a folder at once, or where the commit has a link or a submodule."""

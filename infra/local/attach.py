@@ -40,7 +40,7 @@ async def running_stack(options: StackOptions, *, progress: Progress = lambda li
 async def _facts(options: StackOptions, progress: Progress) -> StackFacts:
     start = await FileLock(file=options.state / "start.lock").exclusive()
     try:
-        if _is_unsupervised(options.state):
+        if is_unsupervised(options.state):
             (options.state / "status.json").unlink(missing_ok=True)
             (options.state / "stack.json").unlink(missing_ok=True)
             supervisor = _spawn(options)
@@ -82,7 +82,8 @@ def _spawn(options: StackOptions) -> "subprocess.Popen[bytes]":
         )
 
 
-def _is_unsupervised(state: Path) -> bool:
+def is_unsupervised(state: Path) -> bool:
+    """Whether no supervisor looks after the stack of this folder: it has ended, or was killed."""
     probe = FileLock(file=state / "supervisor.lock")
     try:
         return probe.try_exclusive()
@@ -112,7 +113,7 @@ async def _until_ready(
         if supervisor is not None and supervisor.poll() is not None:
             tail = (logs / "supervisor.log").read_text(errors="replace").splitlines()[-6:]
             raise StackFailed("the stack's supervisor ended:\n" + "\n".join(tail) + f"\nLogs are in {logs}.")
-        if supervisor is None and _is_unsupervised(options.state):
+        if supervisor is None and is_unsupervised(options.state):
             raise StackFailed("the stack was just stopped by somebody else: run the command again")
         if time.monotonic() > deadline:
             raise StackFailed(f"the stack did not start within 4 minutes. Logs are in {logs}.")

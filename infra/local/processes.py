@@ -4,6 +4,7 @@ import asyncio
 import ctypes
 import importlib.util
 import os
+import random
 import signal
 import socket
 import sys
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+_LOWER_PORTS = range(15_000, 32_000)
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
@@ -37,12 +39,17 @@ def package_folder(name: str) -> Path:
 
 
 def free_port(preferred: int | None = None) -> int:
-    """A loopback port nobody listens on: the preferred one if it is free."""
-    for port in [preferred, 0] if preferred else [0]:
+    """A loopback port nobody listens on: the preferred one if it is free.
+
+    Else one below those that systems give to whoever connects (32768 and up on Linux, 49152 on macOS): a part that is
+    away for a moment finds its port free when it comes back.
+    """
+    lower = random.sample(_LOWER_PORTS, 20)
+    for port in [*([preferred] if preferred else []), *lower, 0]:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind(("127.0.0.1", port or 0))
+                probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
             return int(probe.getsockname()[1])

@@ -9,12 +9,12 @@ from psycopg import sql
 from infra.mutations.mutation import Mutation, SqlChange
 
 POLICIES = ("tests/database/test_catalogue.py", "tests/database/test_policies.py")
-UNIQUE = tuple(f"tests/database/test_{name}.py" for name in ("doors", "files", "verbs", "neighbours", "schema_changes"))
-TRIGGERS = (
-    "tests/database/test_organizations.py",
-    "tests/database/test_verbs.py",
-    "tests/database/test_doorbell.py",
-    "tests/database/test_schema_changes.py",
+UNIQUE = tuple(
+    f"tests/database/test_{name}.py" for name in ("doors", "files", "verbs", "neighbours", "schema_changes", "jobs")
+)
+TRIGGERS = tuple(
+    f"tests/database/test_{name}.py"
+    for name in ("organizations", "verbs", "doorbell", "schema_changes", "consent", "approvals", "jobs", "parked")
 )
 
 _POLICIES: LiteralString = """

@@ -8,6 +8,7 @@ _NEVER = "if false then"
 _HERE = "tests/attacks/connections"
 _READ_BACK, _ELSEWHERE = (f"{_HERE}/test_secrets_read_back.py",), (f"{_HERE}/test_secrets_elsewhere.py",)
 _SEALING, _KEYS, _TOKENS = (f"{_HERE}/test_sealing.py",), (f"{_HERE}/test_keys.py",), (f"{_HERE}/test_tokens.py",)
+_LOGS = ("tests/logs/test_connected_logs.py",)
 _WAYS, _ENVELOPE = ("tests/outbound/test_connections.py",), ("tests/kernel/test_envelope.py",)
 _STRANGER = "if mine is null then"
 _ADMIN = "if mine < 'admin' then"
@@ -37,7 +38,12 @@ _FUNCTIONS = (
     ("pam_private.connection_fault", "token_url", "!~ '^(https://", "!~ '^.*$|^(https://", _ELSEWHERE),
     ("pam_private.connection_fault", "scopes", "settings @? '$.scopes", "false and settings @? '$.scopes", _ELSEWHERE),
     ("pam_private.deposit_fault", "outer form", "if substring(given from 1 for 5) <>", "if false and substring(given from 1 for 5) <>", _SEALING),
-    ("pam_private.deposit_fault", "the key that is out", "if not exists (select from pam_private.sealing_keys", "if false and not exists (select from pam_private.sealing_keys", _SEALING),
+    ("pam_private.deposit_fault", "the key that is out", "  if not found then", "  if false then", _SEALING),
+    ("pam_private.connection_fault", "logs of one project", "!~ '^[a-z0-9]{20}$'", "!~ '.'", _ELSEWHERE),
+    ("pam_private.connection_fault", "a project's one host", "hosts <> array['api.supabase.com']", "false", _ELSEWHERE),
+    ("pam_private.connection_fault", "one log group", "!~ '^[A-Za-z0-9_/.#-]+$'", "!~ '.'", _ELSEWHERE),
+    ("pam_private.connection_fault", "a region's one host", "when kind = 'aws_access_key' and hosts <>", "when false and hosts <>", _ELSEWHERE),
+    ("pam_worker.connection_terms", "organisation", "c.org_id = run.org_id and c.name = connection_terms.name", "c.name = connection_terms.name", _LOGS),
     ("pam_worker.open_connection", "begun call", "and c.run_id = run.id and c.id = open_connection.call and c.status = 'started'", "", _ELSEWHERE),
     ("pam_worker.open_connection", "call of this run", "and c.run_id = run.id and c.id = open_connection.call", "and c.id = open_connection.call", _ELSEWHERE),
     ("pam_worker.open_connection", "call has begun", " and c.status = 'started'", "", _ELSEWHERE),
@@ -97,6 +103,10 @@ _SOURCES = (
     ("a changed refresh token is kept", _ROOM, "sealed = for_secret.seal(changed.to_bytes()) if changed else None", "sealed = None", (*_TOKENS, "-k", "refresh_token")),
     ("a machine's secret stays", _ROOM, "if found.kind is not ConnectionKind.OAUTH2_REFRESH or ", "if ", (*_TOKENS, "-k", "machines_client_secret")),
     ("asked anew once a call", _ROOM, "if served is None or served.is_second:", "if served is None:", (*_WAYS, "-k", "refused_is_fetched")),
+    ("what reads logs is for logs", _ROOM, "            if found.leads_to_logs:", "            if False:", _LOGS),
+    ("logs by what reads logs", _ROOM, "            if not found.leads_to_logs:", "            if False:", _LOGS),
+    ("a token of logs stays at its host", "workers/tools/connected_logs.py", "return (host, port) == (home.host, home.port)", "return True", _LOGS),
+    ("a secret that its logs hold", "workers/logs/cloudwatch.py", "message.replace(secret, REDACTED) if secret else message", "message", _LOGS),
     ("a fetch ends", _ROOM, "asyncio.timeout(FETCH_SECONDS)", "asyncio.timeout(99)", (*_TOKENS, "-k", "never_answers")),
     ("waiting ends", _ROOM, "asyncio.timeout(WAIT_SECONDS), turn", "asyncio.timeout(99), turn", (*_TOKENS, "-k", "for_ever")),
     ("no redirect", _OAUTH, "max_redirects=0", "max_redirects=5", (*_TOKENS, "-k", "redirect")),

@@ -1,6 +1,6 @@
 """Mutations of the path of a tool call: each of its steps, and each condition of an approval, taken out alone."""
 
-from infra.mutations.mutation import Edit, Mutation, Target
+from infra.mutations.mutation import edits, targets
 
 _NEVER = "if false then"
 _POLICIES, _APPROVALS = ("tests/database/test_consent.py",), ("tests/database/test_approvals.py",)
@@ -61,16 +61,24 @@ _FUNCTIONS = (
     (
         "pam_worker.begin_call",
         "the budget",
-        "if begin_call.ceiling_usd > 0 and",
-        "if false and begin_call.ceiling_usd > 0 and",
+        "if begin_call.ceiling_usd > 0 then",
+        "if false then",
+        _POLICIES,
+    ),
+    ("pam_worker.begin_call", "an effect in doubt", "if is_doubtful then needed", "if false then needed", _POLICIES),
+    (
+        "pam_private.ceiling_fault",
+        "what others reserved",
+        " and c.status = 'started' and c.id <> call",
+        " and false",
         _POLICIES,
     ),
     (
-        "pam_worker.begin_call",
-        "what others reserved",
-        " and c.status = 'started' and c.id <> call.id",
-        " and false",
-        _POLICIES,
+        "pam_worker.sweep_approvals",
+        "a reminder goes to whoever may decide",
+        "and pam_private.decision_fault(a, m.user_id) is null",
+        "",
+        _APPROVALS,
     ),
     ("pam_worker.begin_call", "consent", "if needed <> 'never' then", _NEVER, _PATH),
     ("pam_worker.begin_call", "taint", "when run.tainted_at is not null then", "when false then", _PATH),
@@ -196,6 +204,20 @@ _FUNCTIONS = (
         _APPROVALS,
     ),
     (
+        "pam_private.end_run",
+        "the bill of what was cut off",
+        "cost_usd = r.cost_usd + unseen",
+        "cost_usd = r.cost_usd",
+        ("tests/database/test_consent.py",),
+    ),
+    (
+        "pam_worker.finish_run",
+        "the bill of what was cut off",
+        "cost_usd = r.cost_usd + unseen",
+        "cost_usd = r.cost_usd",
+        ("tests/database/test_consent.py",),
+    ),
+    (
         "pam_worker.sweep_approvals",
         "expiry",
         "and a.kind = 'approval' and a.status = 'pending' and a.expires_at <= clock_timestamp()",
@@ -222,7 +244,7 @@ _SOURCES = (
     ("what was agreed comes back", _EXECUTION, "is_repeat=is_repeat, agreed=begun.agreed)", "is_repeat=is_repeat)"),
     ("origin is recorded", _EXECUTION, "origin=plain(result.origin) if result.origin else None,", "origin=None,"),
     ("content from outside is marked", "workers/agent/context.py", "if call.origin is None:", "if True:"),
-    ("cost is recorded", _EXECUTION, "cost_usd=result.cost_usd,", "cost_usd=Decimal(0),"),
+    ("cost is recorded", _EXECUTION, "            cost_usd=cost,\n", "            cost_usd=Decimal(0),\n"),
     ("a cut result is kept", _EXECUTION, "output=output,", "output=None,"),
     ("results have a size", _EXECUTION, "if len(text) <= MAX_RESULT_CHARACTERS:", "if True:"),
     (
@@ -231,11 +253,19 @@ _SOURCES = (
         "asyncio.Semaphore(tool.max_parallel)",
         "asyncio.Semaphore(99)",
     ),
+    (
+        "a refusal says whose words it repeats",
+        _EXECUTION,
+        "ToolResult(str(error), cost_usd=error.cost_usd, origin=error.origin)\n        except ToolRefused",
+        "ToolResult(str(error), cost_usd=error.cost_usd)\n        except ToolRefused",
+        ("tests/tools/test_database_query.py", "-k", "quotes_a_row"),
+    ),
+    ("what is shown is whole", _EXECUTION, "if len(text) > _MAX_SHOWN_CHARACTERS:", "if False:"),
     ("showing has no effect", _EXECUTION, "run=show), effect=CallEffect.READ)", "run=show))"),
 )
 
-TARGETS = tuple(Target("path", function, what, old, new, tests) for function, what, old, new, tests in _FUNCTIONS)
+TARGETS = targets("path", _FUNCTIONS)
 MUTATIONS = (
     *(target.mutation() for target in TARGETS),
-    *(Mutation(f"path: {what}", Edit(file, old, new), _PATH) for what, file, old, new in _SOURCES),
+    *edits("path", _SOURCES, _PATH),
 )

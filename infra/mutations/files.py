@@ -1,13 +1,13 @@
 """Mutations of the workspace: its verbs and quotas, where its bytes lie, and what Git is given."""
 
-from infra.mutations.mutation import Edit, Mutation, Target
+from infra.mutations.mutation import Edit, Mutation, targets
 
 _NEVER = "if false then"
 _STRANGER = "if mine is null then"
 _FILES = ("tests/database/test_files.py",)
 _TOOLS = ("tests/tools/test_files.py", "tests/tools/test_file_versions.py")
 _BLOBS = ("tests/kernel/test_blobs.py",)
-_GIT = ("tests/cli/test_workspace.py", "-k", "database_takes_no_address")
+_GIT = ("tests/database/test_files.py", "-k", "pulled_again")
 _CLI = ("tests/cli/test_workspace.py",)
 _ATTACKS, _PUSHED = ("tests/attacks/test_paths.py",), ("tests/attacks/test_repositories.py",)
 _ALIKE = ("tests/database/test_organizations.py", "-k", "answer_alike")
@@ -73,7 +73,7 @@ _FUNCTIONS = (
         _FILES,
     ),
 )
-TARGETS = tuple(Target("files", function, what, old, new, tests) for function, what, old, new, tests in _FUNCTIONS)
+TARGETS = targets("files", _FUNCTIONS)
 
 _PLACES, _S3 = "workers/kernel/blobs.py", "workers/kernel/s3_blobs.py"
 _WRITE, _READ = "workers/tools/file_write.py", "workers/tools/file_read.py"
@@ -101,6 +101,7 @@ _SOURCES = (
         "if False:",
         _TOOLS,
     ),
+    (_WRITE, "origin of a diff", 'origin=f"file {path}" if before else None,', "origin=None,", _TOOLS),
     (_WRITE, "exactly once", "if found != 1:", "if found == 0:", _TOOLS),
     (_WRITE, "binary is not edited", "if is_edit and not file.is_text:", "if False:", _TOOLS),
     (_READ, "origin of text", '{part}", origin=f"file {path}")', '{part}")', _TOOLS),
@@ -132,9 +133,11 @@ _SOURCES = (
     ),
     (_PULL, "changed here", "if pulled.conflicts and not overwrite:", "if False:", _CLI),
     (_PULL, "room", "if size > room or new > places:", "if False:", _CLI),
+    (_PULL, "room, while it is read", "            _check_room(size, new, workspace)\n", "", _CLI),
     (_PUSH, "base moved", "        if moved:", "        if False:", _CLI),
     (_PUSH, "another's branch", "if self._repository.holds(there,", "if True or self._repository.holds(there,", _CLI),
-    (_PUSH, "only what was changed", "if there.updated_at > since:", "if True:", _CLI),
+    (_PUSH, "only what was changed", "return there.updated_at > since", "return True", _CLI),
+    (_PUSH, "what can be read", "if there.size_bytes > MAX_READ_BYTES:", "if False:", _CLI),
     (_PUSH, "shapes", "path_fault(path) or self._shape_fault(path, wanted)", "path_fault(path)", _PUSHED),
     (_PUSH, "written meanwhile", "if sha256_of(content) != known.sha256:", "if False:", _PUSHED),
     ("infra/cli/review.py", "words are quoted", 'f"> {line[:MAX_LINE]}"', "line[:MAX_LINE]", _CLI),

@@ -39,12 +39,6 @@ _RPCS = (
     ("start_run", "same key, other request", "if run.request_sha256 <> digest then", _NEVER),
     ("start_run", "cap of unfinished runs", ">= 50 then", ">= 500000 then"),
     ("start_run", "ceilings", "or (entry.value)::numeric > (ceilings -> entry.key)::numeric", ""),
-    (
-        "start_run",
-        "one live run a thread",
-        "and r.status in ('queued', 'running', 'interrupted')) then",
-        "and false) then",
-    ),
     ("create_thread", "membership", _STRANGER, _NEVER),
     ("create_thread", "role", "if mine < 'developer' then", _NEVER),
     ("cancel_run", "membership", " or pam_private.role_in(run.org_id, me) is null", ""),
@@ -80,13 +74,6 @@ _WORKER = (
     ("claim_run", "deadline", "if run.deadline_at <= clock_timestamp() then", _NEVER),
     ("claim_run", "attempts", "if run.attempt >= 5 then", _NEVER),
     ("claim_run", "fence rises", "set fence = h.fence + 1, worker", "set worker"),
-    (
-        "pulse_run",
-        "fence",
-        "head.fence is distinct from pulse_run.fence or run.status <> 'running'",
-        "run.status <> 'running'",
-    ),
-    ("pulse_run", "asker", "coalesce(pam_private.role_in(run.org_id, run.user_id), 'viewer') < 'developer'", "false"),
     ("preview_message", "fence", " and h.fence = preview_message.fence", ""),
     ("preview_message", "allowance", " or m.sent < 50", " or true"),
     ("record_step", "order", "if (step ->> 'position')::int <> run.steps + 1 then", _NEVER),
@@ -128,11 +115,32 @@ _AGENT_SQL = (
         "if false and not (select c.relrowsecurity",
     ),
     ("pam.open_to_agent", "platform schemas", "in ('pam', 'pam_worker',", "in ('pam_worker',"),
+    ("pam.open_function_to_agent", "platform schemas", "in ('pam', 'pam_worker', 'pam_private',", "in ('pam_worker',"),
+    ("pam.open_function_to_agent", "language", "not in ('sql', 'plpgsql')", "is null"),
+    ("pam.open_function_to_agent", "kind", "own.prokind <> 'f' or ", ""),
+    ("pam.open_function_to_agent", "no definer", "if own.prosecdef then", _NEVER),
+    ("pam.open_function_to_agent", "not volatile", "if own.provolatile = 'v' then", _NEVER),
+    (
+        "pam_private.is_function_open",
+        "drift",
+        "and o.definition_sha256 = encode(sha256(convert_to(pg_catalog.pg_get_functiondef(p.oid), 'UTF8')), 'hex')",
+        "",
+    ),
+    ("pam_private.is_function_open", "right", "has_function_privilege('pam_agent', p.oid, 'execute') and ", ""),
+    (
+        "pam_worker.describe_functions",
+        "overloads",
+        "q.pronamespace = p.pronamespace and q.proname = p.proname",
+        "q.oid = p.oid",
+    ),
 )
 
 _ORGANIZATIONS, _DOORS = "tests/database/test_organizations.py", "tests/database/test_doors.py"
-_FILES, _VERBS, _DOORBELL = (f"tests/database/test_{name}.py" for name in ("files", "verbs", "doorbell"))
+_FILES, _VERBS, _DOORBELL, _LEASES = (
+    f"tests/database/test_{name}.py" for name in ("files", "verbs", "doorbell", "leases")
+)
 _POLICIES, _BOUND, _OPEN = (f"tests/database/test_{name}.py" for name in ("policies", "bound_sql", "open_tables"))
+_FUNCTIONS = "tests/database/test_open_functions.py"
 _TESTS = {
     "pam.set_member": (_ORGANIZATIONS,),
     "pam.remove_member": (_ORGANIZATIONS,),
@@ -140,16 +148,19 @@ _TESTS = {
     "pam.write_file": (_FILES,),
     "pam.open_to_agent": (_OPEN,),
     "pam_private.is_open": (_OPEN,),
+    "pam.open_function_to_agent": (_FUNCTIONS,),
+    "pam_private.is_function_open": (_FUNCTIONS,),
+    "pam_worker.describe_functions": (_FUNCTIONS,),
     "pam": (_DOORS,),
     "pam_private.may_watch": (_POLICIES,),
     "pam_private.my_org_ids": (_POLICIES,),
     "pam_private.role_in": (_ORGANIZATIONS, _DOORS),
     "pam_private.write_file": (_FILES, _VERBS),
-    "pam_private.hold": (_VERBS,),
-    "pam_private.end_run": (_DOORS, _VERBS, "tests/database/test_neighbours.py"),
+    "pam_private.hold": (_VERBS, _LEASES),
+    "pam_private.end_run": (_DOORS, _VERBS, _LEASES, "tests/database/test_neighbours.py"),
     "pam_private": (_BOUND, "tests/database/test_neighbours.py"),
     "pam_worker.preview_message": (_DOORBELL, _VERBS),
-    "pam_worker": (_VERBS, "tests/database/test_neighbours.py"),
+    "pam_worker": (_VERBS, _LEASES, "tests/database/test_neighbours.py"),
 }
 
 _SWEEP = "pam_worker.sweep_runs"
@@ -161,11 +172,15 @@ def _target(title: str, function: str, what: str, old: str, new: str, times: int
     return Target(title, function, what, old, new, tests, times)
 
 
+def _targets(title: str, schema: str, rows: tuple[tuple[str, str, str, str], ...]) -> list[Target]:
+    return [_target(title, f"{schema}{name}", what, old, new) for name, what, old, new in rows]
+
+
 TARGETS = (
-    *(_target("rpc", f"pam.{name}", what, old, new) for name, what, old, new in _RPCS),
-    *(_target("helper", f"pam_private.{name}", what, old, new) for name, what, old, new in _PRIVATE),
-    *(_target("verb", f"pam_worker.{name}", what, old, new) for name, what, old, new in _WORKER),
-    *(_target("bound SQL", name, what, old, new) for name, what, old, new in _AGENT_SQL),
+    *_targets("rpc", "pam.", _RPCS),
+    *_targets("helper", "pam_private.", _PRIVATE),
+    *_targets("verb", "pam_worker.", _WORKER),
+    *_targets("bound SQL", "", _AGENT_SQL),
     # Asked before the lock and again under it: both must go for a stranger, or a live run, to slip through.
     *(
         _target("rpc", f"pam.{name}", "membership", _STRANGER, _NEVER, times=2)

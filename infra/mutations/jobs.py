@@ -1,6 +1,6 @@
 """Mutations of jobs and schedules: each bound, each once-only, and each thing a job inherits, taken out alone."""
 
-from infra.mutations.mutation import Edit, Mutation, Target
+from infra.mutations.mutation import Edit, Mutation, edits, targets
 
 _JOBS = ("tests/attacks/test_jobs.py", "tests/attacks/test_sweeps.py")
 _CRON, _RUNS = ("tests/kernel/test_cron.py",), ("tests/agent/test_jobs.py",)
@@ -17,7 +17,7 @@ _FUNCTIONS = (
         "job.agent_version) <@ tools",
         "job.agent_version) <@ '[\"celery_task\"]' or true",
     ),
-    (_START, "what the submitter had read", "end, job.tainted_at, job.taint)", "end, null, null)"),
+    (_START, "what the submitter had read", "end, job.tainted_at, job.taint,", "end, null, null,"),
     (_START, "the token's end", " and job.claims_until > clock_timestamp()", ""),
     ("pam_private.is_safe_to_repeat", "effects", "c.effect not in ('read', 'pause')", "c.effect = 'pause'"),
     (
@@ -63,34 +63,41 @@ _FUNCTIONS = (
     (_CANCEL, "an ended job", "if job.status in ('succeeded', 'failed', 'cancelled') then", "if false then"),
     (_RETRY, "whose job it is", "if job.user_id <> person then", "if false then"),
     (_RETRY, "once per call", "if job.retried_by_call = call then", "if false then"),
+    (
+        _RETRY,
+        "what may have taken effect",
+        "if call is not null and not coalesce((select",
+        "if false and not coalesce((select",
+    ),
     (_RETRY, "depth", "if greatest(job.depth, depth) > 5 then", "if false then"),
     ("pam.cancel_job", "membership", "pam_private.role_in(cancel_job.org_id, me) is null", "false"),
     ("pam.retry_job", "membership", "if mine is null then", "if false then"),
 )
-TARGETS = tuple(Target("check taken out of", name, what, old, new, _JOBS) for name, what, old, new in _FUNCTIONS)
-
-
-def _edit(what: str, file: str, old: str, new: str, tests: tuple[str, ...]) -> Mutation:
-    return Mutation(what, Edit(file, old, new), tests)
-
-
+TARGETS = targets("check taken out of", _FUNCTIONS, _JOBS)
 _KERNEL, _SWEEPS, _TOOL = "workers/kernel/cron.py", "workers/kernel/sweeps.py", "workers/tools/celery_task.py"
 _DATA = '"Result:", job.result]), origin=origin)'
+_TIMES = (
+    ("a second pass of an hour", _KERNEL, "if moment > after:", "if True:", _CRON),
+    ("five fields", _KERNEL, " or len(cron.split()) != 5", "", _JOBS),
+    ("an expression's length", _KERNEL, "len(cron) > _MAX_CHARACTERS or ", "", _JOBS),
+    ("a time zone's form", _KERNEL, "if not _ZONE.fullmatch(name):", "if False:", _JOBS),
+)
+_SWEEP = (
+    ("a part that breaks", _SWEEPS, "    except Exception as error:", "    except KeyError as error:", _JOBS),
+    ("a zone unknown", _SWEEPS, "except cron.NoSuchSchedule as error:", "except KeyError as error:", _CRON),
+)
+_CALLS = (
+    ("arguments checked", _TOOL, "known.model_validate(arguments)", "str(arguments)", _JOBS),
+    ("a result is data", _TOOL, _DATA, '"Result:", job.result]))', _JOBS),
+)
 MUTATIONS: tuple[Mutation, ...] = (
     *(target.mutation() for target in TARGETS),
-    _edit("cron: a second pass of an hour", _KERNEL, "if moment > after:", "if True:", _CRON),
-    _edit("cron: five fields", _KERNEL, " or len(cron.split()) != 5", "", _JOBS),
-    _edit("cron: an expression's length", _KERNEL, "len(cron) > _MAX_CHARACTERS or ", "", _JOBS),
-    _edit("cron: a time zone's form", _KERNEL, "if not _ZONE.fullmatch(name):", "if False:", _JOBS),
-    _edit("sweep: a schedule refused", _SWEEPS, "except Refused as refusal:", "except KeyError as refusal:", _CRON),
-    _edit("sweep: a zone unknown", _SWEEPS, "except cron.NoSuchSchedule as error:", "except KeyError as error:", _CRON),
-    _edit("celery_task: arguments checked", _TOOL, "known.model_validate(arguments)", "str(arguments)", _JOBS),
-    _edit("celery_task: a result is data", _TOOL, _DATA, '"Result:", job.result]))', _JOBS),
-    _edit(
+    *edits("cron", _TIMES),
+    *edits("sweep", _SWEEP),
+    *edits("celery_task", _CALLS),
+    Mutation(
         "a job's failed call fails its run",
-        "workers/agent/task.py",
-        "if call.status is CallStatus.SUCCEEDED:",
-        "if True:",
+        Edit("workers/agent/task.py", "if call.status is CallStatus.SUCCEEDED:", "if True:"),
         _RUNS,
     ),
 )

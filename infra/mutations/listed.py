@@ -1,6 +1,8 @@
 """Every mutation that is written down, and every text of a SQL function among them."""
 
 from infra.mutations import (
+    budgets,
+    command_line,
     connections,
     consent,
     files,
@@ -11,6 +13,8 @@ from infra.mutations import (
     model_api,
     outbound,
     redis,
+    runs,
+    runs_told,
     sandbox,
     sources,
     topics,
@@ -19,6 +23,8 @@ from infra.mutations import (
 
 _SURFACES = (
     functions,
+    runs,
+    budgets,
     sources,
     consent,
     files,
@@ -32,6 +38,8 @@ _SURFACES = (
     jobs,
     topics,
     writes,
+    command_line,
+    runs_told,
 )
 
 TARGETS = tuple(target for surface in _SURFACES for target in getattr(surface, "TARGETS", ()))

@@ -1,6 +1,6 @@
 """Mutations of the search of logs: whose lines are shown, what becomes of secrets, what enters a foreign query."""
 
-from infra.mutations.mutation import Edit, Mutation, without
+from infra.mutations.mutation import Mutation, edits, without
 
 _STORES = ("tests/logs",)
 _ATTACKS = ("tests/attacks/test_logs.py",)
@@ -65,6 +65,6 @@ _STATEMENTS = (
     ("comments", r"'/\*.*?\*/', ' ', 'g'", "'^$', ' ', 'g'"),
 )
 MUTATIONS = (
-    *(Mutation(f"logs: {what}", Edit(file, old, new), tests) for what, file, old, new, tests in _ROWS),
+    *edits("logs", _ROWS),
     *(Mutation(f"statements: {what}", without(_VERB, old, new), _STATISTICS) for what, old, new in _STATEMENTS),
 )

@@ -2,7 +2,7 @@
 
 # ruff: noqa: E501 - a mutation a line reads best
 
-from infra.mutations.mutation import Edit, Mutation, Target
+from infra.mutations.mutation import edits, targets
 
 _NEVER = "if false then"
 _GUARD = ("tests/attacks/test_migrations.py", "-k", "reaches_too_far or guard_itself")
@@ -10,6 +10,7 @@ _LINT = ("tests/attacks/test_migrations.py", "-k", "hides or acknowledged or age
 _APPROVALS = ("tests/attacks/test_migration_approvals.py",)
 _TRIALS = ("tests/attacks/test_migration_trials.py",)
 _TOOL = ("tests/tools/test_supabase_migrate.py",)
+_OPERATOR = ("tests/tools/test_operator.py",)
 
 _FUNCTIONS = (
     ("pam_private.change_stands", "the text", "is distinct from (new.org_id", "is null and null = (new.org_id", _APPROVALS),
@@ -98,8 +99,6 @@ _SOURCES = (
     ("Unicode-escaped names in bodies", _BODY, 'if kind in ("UIDENT", "USCONST"):', "if False:", _GUARD),
     ("statements of bodies in SQL", _BODY, "elif not isinstance(statement, _SQL):", "elif False:", _GUARD),
     ("length", _CHANGE, "if len(sql) > MAX_CHARACTERS:", "if False:", _GUARD),
-    ("NUL", _CHANGE, 'if "\\0" in sql:', "if False:", _GUARD),
-    ("long operators", _CHANGE, "if _LONG_OPERATOR.search(sql):", "if False:", _GUARD),
     ("brackets", _CHANGE, "if len(levels) > MAX_BRACKETS:", "if False:", _GUARD),
     ("count of statements", _CHANGE, "if len(tree.stmts) > MAX_STATEMENTS:", "if False:", _GUARD),
     ("single statements alone", _CHANGE, "if singles and len(singles) != len(found):", "if False:", _GUARD),
@@ -118,20 +117,32 @@ _SOURCES = (
     ("views in front of triggers", f"{_OWNER}/trial.py", 'if kind and kind[0] not in ("r", "p"):', "if False:", _TRIALS),
     ("cap of rows", f"{_OWNER}/trial.py", "if changed is not None and changed > limits.max_rows:", "if False:", _TRIALS),
     ("lock timeout", f"{_OWNER}/trial.py", '("lock_timeout", f"{limits.lock_seconds * 1000:.0f}ms"),', "", _TRIALS),
-    ("statement timeout", f"{_OWNER}/trial.py", '("statement_timeout", f"{limits.statement_seconds * 1000:.0f}ms"),', "", _TRIALS),
+    ("statement timeout", f"{_OWNER}/trial.py", "seconds = min(limits.statement_seconds, left)", "seconds = left", _TRIALS),
+    ("deadline of the whole", f"{_OWNER}/trial.py", "seconds = min(limits.statement_seconds, left)", "seconds = limits.statement_seconds", _TRIALS),
     ("words of no row", f"{_OWNER}/trial.py", 'case _ if state.startswith(("22", "P0", "38", "39", "XX")):', "case _ if False:", _TRIALS),
-    ("drift", f"{_OWNER}/application.py", 'if now.digest(await snapshot.history(connection)) != answer["base"]:', "if False:", _APPROVALS),
+    ("drift", f"{_OWNER}/application.py", 'if not is_same and now.digest(history) != answer["base"]:', "if False:", _APPROVALS),
     ("history in the digest", f"{_OWNER}/snapshot.py", "json.dumps([told, history or []])", "json.dumps([told, []])", _APPROVALS),
-    ("a failed index goes", f"{_OWNER}/application.py", "left = await _drop_again(", "left = '' and await _drop_again(", _TRIALS),
+    ("a failed index goes", f"{_OWNER}/application.py", "left = await asyncio.shield(_take_back(", "left = '' and await asyncio.shield(_take_back(", _TRIALS),
+    ("what a stopped operator made goes", f"{_OWNER}/application.py", "    except BaseException as error:\n        if isinstance(error, psycopg.errors.D", "    except psycopg.Error as error:\n        if isinstance(error, psycopg.errors.D", _TRIALS),
+    ("what a killed operator made goes", f"{_OWNER}/application.py", 'if begun and (left := await _take_back(dsn, key, begun["own"])):', "if begun and (left := ''):", _TRIALS),
+    ("only an attempt's own indexes go", f"{_OWNER}/application.py", "[index for index in made if index in own]", "made", _TRIALS),
     ("a rebuild is compared", f"{_OWNER}/rebuild.py", "        if other:", "        if False:", _TOOL),
+    ("one rebuilt schema is kept", f"{_OWNER}/rebuild.py", "await self._drop(server, old)", "pass", _OPERATOR),
+    ("a rebuild that went wrong goes", f"{_OWNER}/rebuild.py", "                await self._drop(server, name)\n            raise", "                pass\n            raise", _OPERATOR),
+    ("a server that died is replaced", f"{_OWNER}/rebuild.py", "if self._server is not None and self._server.child.process.returncode is None:", "if self._server is not None:", _OPERATOR),
+    ("a folder in use stays", f"{_OWNER}/rebuild.py", "            if lock.try_exclusive():", "            if True:", _OPERATOR),
+    ("what breaks the operator fails", f"{_OWNER}/process.py", "except Exception as error:  # a change that breaks the op", "except ZeroDivisionError as error:  # a change that breaks the op", _OPERATOR),
+    ("a new pause after a success", f"{_OWNER}/service.py", "pause = FIRST_PAUSE_SECONDS if operator.was_ready else pause", "pass", _OPERATOR),
+    ("the guard's refusals are audited", "workers/tools/supabase_migrate.py", "raise ToolRefused(refusal.sentence)", "raise ToolRetry(refusal.sentence)", _GUARD),
     ("consent was given", "workers/tools/supabase_migrate.py", 'if agreed is None or agreed.get("change") != str(args.change):', "if agreed is None:", _APPROVALS),
+    ("shown whole or not at all", "workers/tools/supabase_migrate.py", "if is_cut(change) or len(text) > MAX_SHOWN_CHARACTERS:", "if is_cut(change):", _APPROVALS),
+    ("a cut report is put to nobody", "workers/tools/supabase_migrate.py", "if is_cut(change) or len(text)", "if len(text)", _APPROVALS),
+    ("a line that is cut is said to be", f"{_OWNER}/difference.py", "is_cut=(told_schema, told_access) != (schema, access)", "is_cut=len(schema) > MAX_LINES or len(access) > MAX_LINES", _APPROVALS),
     ("checked before asked", "workers/tools/supabase_migrate.py", "elif change.status is not ChangeStatus.CHECKED:", "elif False:", _TRIALS),
 )  # fmt: skip
 
-TARGETS = tuple(
-    Target("schema change", function, what, old, new, tests) for function, what, old, new, tests in _FUNCTIONS
-)
+TARGETS = targets("schema change", _FUNCTIONS)
 MUTATIONS = (
     *(target.mutation() for target in TARGETS),
-    *(Mutation(f"schema change: {what}", Edit(file, old, new), tests) for what, file, old, new, tests in _SOURCES),
+    *edits("schema change", _SOURCES),
 )

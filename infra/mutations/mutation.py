@@ -1,5 +1,6 @@
 """What a mutation is: one guard taken away, in a database or in a copy of the tree, and the tests that must notice."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,3 +77,27 @@ class Target:
         """The record that is run."""
         name = f"{self.title} {self.function}: {self.what}"
         return Mutation(name, without(self.function, self.old, self.new, times=self.times), self.tests)
+
+
+Tests = str | tuple[str, ...]
+Row = tuple[str, str, str, str] | tuple[str, str, str, str, Tests]
+
+
+def edits(title: str, rows: Iterable[Row], tests: Tests = ()) -> tuple[Mutation, ...]:
+    """Mutations of source: what is taken away, its file, its text, what takes its place, and who notices if not all."""
+    return tuple(Mutation(f"{title}: {row[0]}", Edit(*row[1:4]), _noticing(row, tests)) for row in rows)
+
+
+def edits_of(title: str, file: str, rows: Iterable[tuple[str, str, str]], *tests: str) -> tuple[Mutation, ...]:
+    """Mutations of one file's source: what is taken away, its text, what takes its place."""
+    return edits(title, [(what, file, old, new) for what, old, new in rows], tests)
+
+
+def targets(title: str, rows: Iterable[Row], tests: Tests = ()) -> tuple[Target, ...]:
+    """Texts of SQL functions: the function, what is taken away, its text, what takes its place, and who notices."""
+    return tuple(Target(title, *row[:4], tests=_noticing(row, tests)) for row in rows)
+
+
+def _noticing(row: Row, tests: Tests) -> tuple[str, ...]:
+    found = row[4] if len(row) == 5 else tests
+    return (found,) if isinstance(found, str) else found

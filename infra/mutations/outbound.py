@@ -1,6 +1,6 @@
 """Mutations of the guarded HTTP client, its allow-list and api_call: one rule taken away at a time."""
 
-from infra.mutations.mutation import Edit, Mutation, Target
+from infra.mutations.mutation import edits_of, targets
 
 _ROOM = "workers/outbound"
 _OFF = "if False:"
@@ -105,6 +105,7 @@ _SENDING = (
     ("lost effects", "error.was_sent and not request.is_safe\n", "False\n"),
     ("repeats of effects", "error.may_repeat and (request.is_safe or not error.was_sent)", "error.may_repeat"),
     ("repeats of answered effects", "if request.is_safe and answer.status in _PASSING", "if answer.status in _PASSING"),
+    ("a 503 after an effect", "in _COME_BACK if request.is_safe else answer.status == 429", "in _COME_BACK"),
     ("number of attempts", "if pause is None or number >= self._limits.attempts:", "if pause is None or number >= 50:"),
     ("long pauses", "told if told <= self._limits.longest_pause_seconds else None", "0.0"),
     (
@@ -117,10 +118,15 @@ _NETWORK_ASKED = (("network's rules", "        self._network.check(target)\n", "
 _LEFT_ALONE = (
     ("asked", "if pause := await self._breaker.enter(journey.org_id, target.authority):", _OFF),
     ("failures", "            await self._breaker.failed(journey.org_id, target.authority)\n", ""),
+    (
+        "a secret that does not come",
+        "        except CredentialAway:\n            raise",
+        "        except ZeroDivisionError:\n            raise",
+    ),
     ("bad answers", "is_failing = answer.status in _FAILING", "is_failing = False"),
 )
 _SWITCH = (
-    ("organisation", 'f"pam:{org_id}:breaker:', 'f"pam:breaker:'),
+    ("organisation", "pam:{org_id or 'models'}:breaker:", "pam:breaker:"),
     ("host", ":breaker:{authority}", ":breaker:"),
     ("pause", "if now < shut then return shut - now end", ""),
     ("one at a time", "string.format('%d', now + ARGV[1] * 1000))", "'1')"),
@@ -173,6 +179,7 @@ _CALL = (
     ("binary", 'if charset is None or b"\\0" in answer.body:', "if charset is None:"),
     ("charsets", "charset = _CHARSETS.get(named)", 'charset = _CHARSETS.get(named, "latin-1")'),
     ("irreversible", "CallEffect.IRREVERSIBLE if args.method", "CallEffect.EXTERNAL if args.method"),
+    ("effects before a redirect", "and not answer.is_redirected else None", "else None"),
     ("no connections", "if credentials is None:", "if credentials is None and name != 'billing':"),
 )
 _STRANGER, _NEVER = "if mine is null then", "if false then"
@@ -197,27 +204,21 @@ _FUNCTIONS = (
 )  # fmt: skip
 
 
-def _edits(title: str, file: str, rows: tuple[tuple[str, str, str], ...], *tests: str) -> list[Mutation]:
-    return [Mutation(f"outbound {title}: {what}", Edit(file, old, new), tests) for what, old, new in rows]
-
-
-TARGETS = tuple(
-    Target("allow-list", function, what, old, new, (tests,)) for function, what, old, new, tests in _FUNCTIONS
-)
+TARGETS = targets("allow-list", _FUNCTIONS)
 MUTATIONS = (
-    *_edits("URL", f"{_ROOM}/target.py", _URLS, _TARGET),
-    *_edits("address", f"{_ROOM}/addresses.py", _ADDRESSES, _SSRF),
-    *_edits("network", f"{_ROOM}/network.py", _NETWORK, _SSRF),
-    *_edits("client", f"{_ROOM}/client.py", _NETWORK_ASKED, _SSRF),
-    *_edits("TLS", f"{_ROOM}/network.py", _TRUST, _CLIENT),
-    *_edits("request", f"{_ROOM}/request.py", _REQUEST, _MESSAGES),
-    *_edits("answer", f"{_ROOM}/answer.py", _ANSWER, _MESSAGES, _CLIENT),
-    *_edits("redirect", f"{_ROOM}/redirect.py", _REDIRECT, _REDIRECTS, _CLIENT),
-    *_edits("client", f"{_ROOM}/client.py", _SENDING, _REDIRECTS, _MESSAGES, _CLIENT),
-    *_edits("breaker", f"{_ROOM}/client.py", _LEFT_ALONE, _BREAKER),
-    *_edits("breaker", f"{_ROOM}/breaker.py", _SWITCH, _BREAKER),
-    *_edits("exchange", f"{_ROOM}/exchange.py", _EXCHANGE, _REDIRECTS, _MESSAGES, _CLIENT),
-    *_edits("redaction", f"{_ROOM}/redaction.py", _REDACTION, _REDACTED, _REDIRECTS),
-    *_edits("api_call", "workers/tools/api_call.py", _CALL, _TOOL, _LIST),
+    *edits_of("outbound URL", f"{_ROOM}/target.py", _URLS, _TARGET),
+    *edits_of("outbound address", f"{_ROOM}/addresses.py", _ADDRESSES, _SSRF),
+    *edits_of("outbound network", f"{_ROOM}/network.py", _NETWORK, _SSRF),
+    *edits_of("outbound client", f"{_ROOM}/client.py", _NETWORK_ASKED, _SSRF),
+    *edits_of("outbound TLS", f"{_ROOM}/network.py", _TRUST, _CLIENT),
+    *edits_of("outbound request", f"{_ROOM}/request.py", _REQUEST, _MESSAGES),
+    *edits_of("outbound answer", f"{_ROOM}/answer.py", _ANSWER, _MESSAGES, _CLIENT),
+    *edits_of("outbound redirect", f"{_ROOM}/redirect.py", _REDIRECT, _REDIRECTS, _CLIENT),
+    *edits_of("outbound client", f"{_ROOM}/client.py", _SENDING, _REDIRECTS, _MESSAGES, _CLIENT),
+    *edits_of("outbound breaker", f"{_ROOM}/client.py", _LEFT_ALONE, _BREAKER),
+    *edits_of("outbound breaker", f"{_ROOM}/breaker.py", _SWITCH, _BREAKER),
+    *edits_of("outbound exchange", f"{_ROOM}/exchange.py", _EXCHANGE, _REDIRECTS, _MESSAGES, _CLIENT),
+    *edits_of("outbound redaction", f"{_ROOM}/redaction.py", _REDACTION, _REDACTED, _REDIRECTS),
+    *edits_of("outbound api_call", "workers/tools/api_call.py", _CALL, _TOOL, _LIST),
     *(target.mutation() for target in TARGETS),
 )

@@ -1,6 +1,6 @@
 """Mutations of the Redis tools: who a key belongs to, once a call, and what an organisation may hold."""
 
-from infra.mutations.mutation import Edit, Mutation
+from infra.mutations.mutation import edits
 
 _SPACE, _STEPS = "workers/tools/redis_space.py", "workers/tools/redis_steps.py"
 _GET, _SET = "workers/tools/redis_get.py", "workers/tools/redis_set.py"
@@ -54,4 +54,4 @@ _ROWS = (
     ("time to live", _SET, "ge=1, le=MAX_SECONDS", "ge=-(10**40)", _ATTACKS),
     ("step of a counter", _SET, "        ge=-(2**53),\n        le=2**53,\n", "", _ATTACKS),
 )
-MUTATIONS = tuple(Mutation(f"Redis: {what}", Edit(file, old, new), (tests,)) for what, file, old, new, tests in _ROWS)
+MUTATIONS = edits("Redis", _ROWS)

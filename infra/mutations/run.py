@@ -206,6 +206,12 @@ def failed_test(report: Path, *, or_error: bool = False) -> str | None:
         return None
 
 
+def is_wanted(number: int, name: str, wanted: Sequence[str]) -> bool:
+    """Whether a word is in the name, or is `N..`, which goes on where a broken run stopped; no words: all."""
+    starts = [int(word[:-2]) for word in wanted if word.endswith("..") and word[:-2].isdecimal()]
+    return not wanted or any(number >= start for start in starts) or any(word in name for word in wanted)
+
+
 async def _run(wanted: Sequence[str], console: Console) -> list[Outcome]:
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory(prefix="pam-mutations-") as name:
@@ -218,7 +224,7 @@ async def _run(wanted: Sequence[str], console: Console) -> list[Outcome]:
             laboratory = Laboratory(facts=facts, folder=folder)
             await laboratory.prepare()
             every = [*await catalogue.found(laboratory.dsn(CHECK)), *MUTATIONS]
-            chosen = [m for m in every if not wanted or any(word in m.name for word in wanted)]
+            chosen = [m for number, m in enumerate(every, 1) if is_wanted(number, m.name, wanted)]
             at_once = asyncio.Semaphore(AT_ONCE)
 
             async def judged(mutation: Mutation) -> None:
@@ -242,7 +248,7 @@ async def _run(wanted: Sequence[str], console: Console) -> list[Outcome]:
 
 
 def run_mutations(args: Sequence[str], *, console: Console) -> dict[str, Any]:
-    """Run the mutations whose names hold one of the words (all without words); status 1 unless all were caught."""
+    """Run the mutations that `is_wanted` picks by these words; status 1 unless all were caught."""
     began = time.monotonic()
     try:
         outcomes = asyncio.run(_run(args, console))

@@ -7,7 +7,10 @@ _PROBE, _TOOL = "tests/sandbox/test_probe.py", "tests/tools/test_code_execution.
 _WALLS, _SECCOMP, _COPYING = (f"workers/sandbox/{name}.py" for name in ("walls", "seccomp", "copying"))
 _RLIMITS, _BUBBLEWRAP, _WATCH = (f"workers/sandbox/{name}.py" for name in ("rlimits", "bubblewrap", "watch"))
 _CHILD, _CHOICE = "workers/sandbox/child.py", "workers/sandbox/probe.py"
+_PREPARED, _PROGRAMS = "tests/sandbox/test_preparations.py", "workers/sandbox/programs.py"
 _PYODIDE = "workers/sandbox/pyodide/__init__.py"
+_FRAMES, _READING = "workers/sandbox/pyodide/frames.py", "tests/sandbox/test_frames.py"
+_PREVIEW, _SHOWN = "workers/agent/preview.py", "tests/agent/test_preview.py"
 _CODE = "workers/tools/code_execution.py"
 # file, what, text, instead, the tests that must notice, and which of them
 _GUARDS = (
@@ -171,6 +174,39 @@ _GUARDS = (
         _TOOL,
         "gave_up",
     ),
+    (
+        _BUBBLEWRAP,
+        "folders of a copy",
+        "while not all(copying.done() for copying in self.copies):",
+        "while False:",
+        _BOX,
+        "keeps_its_folders",
+    ),
+    (
+        _BUBBLEWRAP,
+        "half a template of before",
+        "        shutil.rmtree(half, ignore_errors=True)  # a worker",
+        "        pass  # a worker",
+        _PREPARED,
+        "prepared_by",
+    ),
+    (
+        _BUBBLEWRAP,
+        "half a template",
+        "        finally:\n            shutil.rmtree(half, ignore_errors=True)\n",
+        "        finally:\n            pass\n",
+        _PREPARED,
+        "prepared_by",
+    ),
+    (_PROGRAMS, "half a copy of before", "    _remove(half)  # a worker", "    pass  # a worker", _PREPARED, "anew"),
+    (
+        _PROGRAMS,
+        "half a copy",
+        "    finally:\n        _remove(half)\n",
+        "    finally:\n        pass\n",
+        _PREPARED,
+        "anew",
+    ),
     (_COPYING, "climbing paths in", 'if not name or name in (".", ".."):', "if False:", _BOX, "climbs"),
     (_COPYING, "kinds of files", "if not stat.S_ISREG(kind.st_mode):", "if False:", _ATTACKS, "link or pipe or socket"),
     (_COPYING, "links", "_READ = os.O_RDONLY | os.O_NOFOLLOW |", "_READ = os.O_RDONLY |", _BOX, "link_is_not_followed"),
@@ -197,7 +233,18 @@ _GUARDS = (
     (_PYODIDE, "one folder", 'f"--allow-read={self._folder}",', '"--allow-read",', _ATTACKS, "by_deno"),
     (_PYODIDE, "refused rights", '*(f"--deny-{what}" for what in _DENIED),', '"--allow-env",', _ATTACKS, "by_deno"),
     (_PYODIDE, "no storage", '"DENO_DIR": _NOWHERE}', '"DENO_DIR": "/tmp/pam-mutation-cache"}', _ATTACKS, "by_deno"),
-    (_PYODIDE, "names that climb", "or not _is_below(path):", ":", _ATTACKS, "forged"),
+    (_FRAMES, "names that climb", "or not _is_below(path):", ":", _ATTACKS, "forged"),
+    (_FRAMES, "length of a line", "if length > self._line_bytes:", "if False:", _READING, "bounded_before"),
+    (_FRAMES, "size of the stream", "if total > most or ", "if ", _READING, "values_that_say_nothing"),
+    (_FRAMES, "a turn for others", "await asyncio.sleep(0)  #", "pass  #", _READING, "never_empty"),
+    (
+        _FRAMES,
+        "bytes back",
+        "_decoded(text, min(room, limits.returned_file_bytes))",
+        "_decoded(text, limits.returned_file_bytes)",
+        _READING,
+        "as_many_files",
+    ),
     (
         _PYODIDE,
         "time",
@@ -219,10 +266,30 @@ _GUARDS = (
     (
         _CODE,
         "versions",
-        "expected_version=versions.get(path, 0)",
-        "expected_version=2 if versions else 1",
+        "expected = before.version if before else 0",
+        "expected = 2 if before else 1",
         _TOOL,
         "not_overwritten",
+    ),
+    (
+        _CODE,
+        "plain failures before a program",
+        "    except (Refused, Unavailable, TimeoutError) as error:",
+        "    except () as error:",
+        _TOOL,
+        "cannot_be_brought",
+    ),
+    (_CODE, "the failure itself", "raise errors.exceptions[0] from None", "raise", _TOOL, "brought"),
+    (_WATCH, "whose fault it is", "return Stop.HOST", "return Stop.MEMORY", _TOOL, "short_of_memory"),
+    (_CODE, "diffs of texts", 'if not before.is_text or b"\\0" in after:', "if False:", _TOOL, "see_what_changed"),
+    (_CODE, "room for diffs", "if room <= 0:", "if False:", _TOOL, "many_diffs"),
+    (
+        _CODE,
+        "size of what is compared",
+        "if before.size_bytes > _MAX_DIFF_BYTES:",
+        "if False:",
+        _TOOL,
+        "see_what_changed",
     ),
     (_CODE, "origin", ", origin=ORIGIN)", ")", _TOOL, "is_data"),
     (
@@ -234,13 +301,40 @@ _GUARDS = (
         "make_it_a_write",
     ),
     (_CODE, "too many files", "if len(wanted) > MAX_FILES or size", "if size", _TOOL, "too_many"),
+    (_PREVIEW, "the last word", "self._sending = asyncio.create_task(self._send_all())", "pass", _SHOWN, "last_word"),
     (
-        _CODE,
+        _PREVIEW,
         "not too often",
-        "if time.monotonic() - self._shown_at < LIVE_INTERVAL_SECONDS:",
-        "if False:",
-        _TOOL,
-        "not_too_often",
+        "await asyncio.sleep(max(self._due_at - time.monotonic(), 0))",
+        "await asyncio.sleep(0)",
+        _SHOWN,
+        "interval_apart",
+    ),
+    (
+        _PREVIEW,
+        "nothing when nothing is new",
+        "while (self._pending or self._is_new) and",
+        "while",
+        _SHOWN,
+        "nothing_is_new",
+    ),
+    (
+        _PREVIEW,
+        "no task is left",
+        "            self._sending.cancel()\n        try:",
+        "            pass\n        try:",
+        _SHOWN,
+        "outlives",
+    ),
+    (_PREVIEW, "a database that is away", "except Unavailable:", "except ():", _SHOWN, "away"),
+    (_PREVIEW, "a lost run", "            self._sending.result()\n", "            pass\n", _SHOWN, "lost"),
+    (
+        _PREVIEW,
+        "newest output",
+        'return text[-_MAX_FRAME_CHARACTERS:] if self._of == "call_id" else text',
+        "return text",
+        _SHOWN,
+        "newest",
     ),
 )
 

@@ -1,6 +1,6 @@
 """Mutations of Python: one guard's text, found exactly once, is replaced in a copy of the tree."""
 
-from infra.mutations.mutation import Edit, Mutation
+from infra.mutations.mutation import Edit, Mutation, edits_of
 
 _GUARD = "workers/tools/sql_guard.py"
 _PATH = "workers/tools/workspace_path.py"
@@ -9,8 +9,6 @@ _SIGNATURE = "functions/signature.py"
 
 _SQL_GUARD = (
     ("length", "if len(sql) > MAX_CHARACTERS:", "if False:"),
-    ("NUL", 'if "\\0" in sql:', "if False:"),
-    ("long operators", "if _LONG_OPERATOR.search(sql):", "if False:"),
     ("brackets", "if len(levels) - 1 > MAX_BRACKETS:", "if False:"),
     ("chains", "if total > MAX_CHAIN:", "if False:"),
     ("one statement", "if len(tree.stmts) != 1:", "if not tree.stmts:"),
@@ -34,7 +32,7 @@ _SQL_GUARD = (
     ("catalogs", 'if schema is None and name.lower().startswith("pg_"):', "if False:"),
     ("list of functions", "if name not in self._functions:", "if False:"),
     ("excess", "fault = excess(name, call.args)", "fault = None"),
-    ("opted-in functions", 'elif len(names) != 2 or ".".join(names) not in self._allowed_functions:', "elif False:"),
+    ("opened functions", 'elif len(names) != 2 or ".".join(names) not in self._opened_functions:', "elif False:"),
     ("columns of functions", "if name not in self._function_columns.get(qualifier, {name}):", "if False:"),
     ("field names", "if name not in OUTPUT_COLUMNS:", "if False:"),
     ("list of types", "if not known or node.setof:", "if False:"),
@@ -78,7 +76,7 @@ _MODELS, _CANCEL, _TAKEOVER = (
     "tests/agent/test_cancel.py",
     "tests/faults/test_takeover.py",
 )
-_LOOP, _EXECUTION, _TURN = "workers/agent/loop.py", "workers/agent/execution.py", "workers/agent/turn.py"
+_LOOP, _EXECUTION, _HEART = "workers/agent/loop.py", "workers/agent/execution.py", "workers/agent/heart.py"
 _LIMITS = "workers/agent/limits.py"
 # file, what, text, instead, where it must be noticed and by which tests of it
 _AGENT = (
@@ -111,10 +109,26 @@ _AGENT = (
     (
         _EXECUTION,
         "unknown outcome",
-        "if is_repeat and prepared.effect is not",
-        "if False and prepared.effect is not",
+        "if is_repeat and prepared.effect is not CallEffect.READ and not",
+        "if False and not",
         ("tests/agent/test_execution.py",),
         "lost_effect",
+    ),
+    (
+        _EXECUTION,
+        "a lost effect that may not run again",
+        "if call.status is CallStatus.STARTED and call.effect is not",
+        "if False and call.effect is not",
+        ("tests/agent/test_execution.py",),
+        "let_run_again",
+    ),
+    (
+        _EXECUTION,
+        "a lost effect is not asked about anew",
+        "            if is_repeat and prepared.effect is not CallEffect.READ:",
+        "            if False:",
+        ("tests/agent/test_execution.py",),
+        "let_run_again",
     ),
     (
         _EXECUTION,
@@ -133,8 +147,8 @@ _AGENT = (
         "nobody_saw",
     ),
     (_LIMITS, "steps", "if run.steps >= run.max_steps:", "if False:", (_MODELS,), "steps"),
-    (_LIMITS, "tokens", "if tokens_left < _LEAST_OUTPUT_TOKENS:", "if False:", (_MODELS,), "token_limit"),
-    (_LIMITS, "money", "if affordable < _LEAST_OUTPUT_TOKENS:", "if False:", (_MODELS,), "money"),
+    (_LIMITS, "tokens", "if tokens_left < LEAST_OUTPUT_TOKENS:", "if False:", (_MODELS,), "token_limit"),
+    (_LIMITS, "money", "if affordable < LEAST_OUTPUT_TOKENS:", "if False:", (_MODELS,), "money"),
     (
         _LIMITS,
         "length of an answer",
@@ -143,27 +157,7 @@ _AGENT = (
         ("tests/agent/test_execution.py",),
         "no_longer",
     ),
-    (_TURN, "cancel", "if pulse.cancel_requested:", "if False:", (_CANCEL,), "middle"),
-    (_TURN, "deadline", "if pulse.deadline_passed:", "if False:", (_MODELS, _CANCEL), "deadline"),
-    (_TURN, "access", "if pulse.access_revoked:", "if False:", (_CANCEL,), "loses_access"),
-)
-_VERBS = "supabase/migrations/20261123000800_pam_worker_verbs.sql"
-# Verbs whose checks are noticed by whole runs on a stack: the copy's stack installs the changed migration.
-_ON_A_STACK = (
-    (
-        "pulse_run, cancel",
-        "'cancel_requested', run.cancel_requested_at is not null",
-        "'cancel_requested', false",
-        _CANCEL,
-        "middle",
-    ),
-    (
-        "pulse_run, deadline",
-        "'deadline_passed', run.deadline_at <= clock_timestamp()",
-        "'deadline_passed', false",
-        _MODELS,
-        "deadline",
-    ),
+    (_HEART, "halts", "            halted.set_result(why)", "            pass", (_CANCEL,), "middle"),
 )
 _BOUND = (
     ("read only", "set transaction read only; ", ""),
@@ -171,6 +165,7 @@ _BOUND = (
     ("row cap", " limit {limits.max_rows + 1}", ""),
     ("row size", "if any(len(row) > limits.max_row_characters for row in rows):", "if False:"),
     ("time limit", "set local statement_timeout = '{self._limits.statement_seconds}s';", ""),
+    ("no counts of hidden rows", "return query_plan.told(plan[0][0][0])", "return str(plan[0][0][0])"),
     ("rolled back", 'b"rollback; select pg_advisory', 'b"commit; select pg_advisory'),
 )
 _FOLLOWER = (
@@ -184,27 +179,26 @@ _FOLLOWER = (
 )
 
 
-def _all(title: str, file: str, rows: tuple[tuple[str, str, str], ...], *tests: str) -> list[Mutation]:
-    return [Mutation(f"{title}: {what}", Edit(file, old, new), tests) for what, old, new in rows]
+_SQL_TEXT = (
+    ("NUL", 'if "\\0" in sql:', "if False:"),
+    ("long operators", "if _LONG_OPERATOR.search(sql):", "if False:"),
+)
 
 
 MUTATIONS = (
-    *_all("SQL guard", _GUARD, _SQL_GUARD, "tests/tools/test_sql_guard.py"),
-    *_all("workspace path", _PATH, _WORKSPACE_PATH, "tests/tools/test_files.py"),
-    *_all("token", _CALLER, _TOKENS, "tests/functions/test_caller.py"),
-    *_all("webhook", _SIGNATURE, _WEBHOOKS, "tests/functions/test_hooks.py"),
-    *_all(
+    *edits_of("SQL text", "workers/tools/sql_text.py", _SQL_TEXT, "tests/tools/test_sql_guard.py"),
+    *edits_of("SQL guard", _GUARD, _SQL_GUARD, "tests/tools/test_sql_guard.py"),
+    *edits_of("workspace path", _PATH, _WORKSPACE_PATH, "tests/tools/test_files.py"),
+    *edits_of("token", _CALLER, _TOKENS, "tests/functions/test_caller.py"),
+    *edits_of("webhook", _SIGNATURE, _WEBHOOKS, "tests/functions/test_hooks.py"),
+    *edits_of(
         "bound SQL",
         "workers/tools/bound_sql.py",
         _BOUND,
         "tests/tools/test_database_query.py",
         "tests/database/test_bound_sql.py",
     ),
-    *_all("follower", "infra/cli/live.py", _FOLLOWER, "tests/cli/test_follower.py"),
-    *(
-        Mutation(f"on a stack: {what}", Edit(_VERBS, old, new), (tests, "-k", words))
-        for what, old, new, tests, words in _ON_A_STACK
-    ),
+    *edits_of("follower", "infra/cli/live.py", _FOLLOWER, "tests/cli/test_follower.py"),
     *(
         Mutation(f"agent: {what}", Edit(file, old, new), (*tests, *(("-k", words) if words else ())))
         for file, what, old, new, tests, words in _AGENT

@@ -1,6 +1,6 @@
 """Mutations of live topics: each condition of who hears and who sends, and of what may be sent, taken out alone."""
 
-from infra.mutations.mutation import Edit, Mutation, Target
+from infra.mutations.mutation import Edit, Mutation, targets
 
 _TOPICS = ("tests/attacks/test_topics.py",)
 _VERB = "pam_worker.send_message"
@@ -47,7 +47,7 @@ _FUNCTIONS = (
     (_VERB, "allowance", ">= 120 then", ">= 120000 then"),
     (_VERB, "whether it was taken", "and m.payload ->> 'id' = send_message.call::text) then", ") and false then"),
 )
-TARGETS = tuple(Target("check taken out of", name, what, old, new, _TOPICS) for name, what, old, new in _FUNCTIONS)
+TARGETS = targets("check taken out of", _FUNCTIONS, _TOPICS)
 MUTATIONS: tuple[Mutation, ...] = (
     *(target.mutation() for target in TARGETS),
     Mutation(

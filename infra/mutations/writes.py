@@ -1,6 +1,6 @@
 """Mutations of SQL that writes: opening, binding, weighing, the parser, and what an approver was shown."""
 
-from infra.mutations.mutation import Edit, Mutation, SqlChange, Target
+from infra.mutations.mutation import Mutation, SqlChange, edits, targets
 
 _TABLES, _WRITES = "tests/database/test_open_tables.py", "tests/database/test_open_writes.py"
 _SCRIPTS, _MOMENTS = "tests/attacks/test_sql.py", "tests/attacks/test_sql_writes.py"
@@ -143,6 +143,21 @@ _SOURCES = (
         "if False:",
         (_SCRIPTS, "-k", "parser_alone"),
     ),
+    (
+        "what a FROM or a sub-select finds",
+        _GUARD,
+        "found=_found(kind, statement),",
+        "found=None,",
+        (_MOMENTS, "-k", "not_written"),
+    ),
+    (
+        "a value of the moment",
+        _GUARD,
+        "if any(isinstance(node, (pg.ColumnRef, pg.SubLink))",
+        "if True or any(isinstance(node, (pg.ColumnRef, pg.SubLink))",
+        (_TOOL, "-k", "time_of_day"),
+    ),
+    ("long values by their digest", _BOUND, "' characters, sha256 ',", "' characters ',", (_TOOL, "-k", "long_row")),
     ("old and new", _GUARD, "if statement.returning_clause.options:", "if False:", (_SCRIPTS, "-k", "parser_alone")),
     (
         "parts of a write",
@@ -217,10 +232,10 @@ _SOURCES = (
     ),
 )
 
-TARGETS = tuple(Target("writes", function, what, old, new, (tests,)) for function, what, old, new, tests in _FUNCTIONS)
+TARGETS = targets("writes", _FUNCTIONS)
 MUTATIONS = (
     *(target.mutation() for target in TARGETS),
-    *(Mutation(f"writes: {what}", Edit(file, old, new), tests) for what, file, old, new, tests in _SOURCES),
+    *edits("writes", _SOURCES),
     Mutation(
         "writes: the trigger that undoes",
         SqlChange('drop trigger "What is bound is undone" on pam_private.agent_bindings'),

@@ -50,6 +50,10 @@ _CLOSES = (
     " where c.oid is null or not c.relrowsecurity"
     " or o.policies_sha256 is distinct from pam_private.policies_digest(o.table_id)"
 )
+_CLOSES_FUNCTIONS = (
+    b"select o.function_id::regprocedure::text from pam_private.opened_functions o"
+    b" where not pam_private.is_function_open(o.function_id)"
+)
 
 
 async def look(connection: Connection, schemas: tuple[str, ...], *, with_pam: bool) -> dict[tuple[str, str], Finding]:
@@ -63,6 +67,9 @@ async def look(connection: Connection, schemas: tuple[str, ...], *, with_pam: bo
             found[(rule, str(thing))] = Finding(rule, severity, sentence.format(thing))
         if with_pam:
             rows = await (await connection.execute(_CLOSES.encode())).fetchall()
+            for row in await (await connection.execute(_CLOSES_FUNCTIONS)).fetchall():
+                said = f"{row[0]} closes to agents, for it changes: select pam.open_function_to_agent('{row[0]}')."
+                found[("closes-to-agents", str(row[0]))] = Finding("closes-to-agents", WARNING, said)
             sentence = "{} closes to agents, for its policies change: select pam.open_to_agent('{}') after a review."
             found |= {
                 ("closes-to-agents", str(row[0])): Finding("closes-to-agents", WARNING, sentence.format(row[0], row[0]))

@@ -59,7 +59,7 @@ async def check(change: dict[str, Any], *, dsn: str, rebuild: Rebuild | None, li
             else:
                 report["places"].append({"place": "target", "skipped": why_not})
     except StatementFailed as failed:
-        return Outcome("proposed" if failed.is_lock else "refused", None, report, str(failed))
+        return Outcome("proposed" if failed.may_pass else "refused", None, report, str(failed))
     except psycopg.Error as error:
         return Outcome("proposed", None, report, f"The database did not answer ({type(error).__name__}): check again.")
     if seen is None or seen.change is None:

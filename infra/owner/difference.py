@@ -7,7 +7,7 @@ from typing import Any
 from infra.owner.snapshot import Connection, Snapshot
 
 MAX_LINES = 400
-MAX_CHARACTERS = 4_000
+MAX_CHARACTERS = 100_000
 ACTS = ("select", "insert", "update", "delete")
 NOTHING, EVERY_ROW = "nothing", "every row"
 
@@ -43,7 +43,7 @@ def _rows_for(kind: str, has_right: bool, is_filtered: bool, asks_as_reader: boo
 
 @dataclass(frozen=True)
 class Difference:
-    """Lines for a reader, and the rights that grew."""
+    """Lines for a reader. `is_cut`: a line, or a part of one, was left out."""
 
     schema: list[str]
     access: list[str]
@@ -68,9 +68,14 @@ def compare(before: Snapshot, after: Snapshot, could: Access, can: Access) -> Di
         for table, role, act in sorted({*could, *can}, key=lambda key: (key[0], key[1], ACTS.index(key[2])))
         if (was := could.get((table, role, act), NOTHING)) != (now := can.get((table, role, act), NOTHING))
     ]
-    is_cut = len(schema) > MAX_LINES or len(access) > MAX_LINES
-    return Difference(
-        [line[:MAX_CHARACTERS] for line in schema[:MAX_LINES]],
-        [line[:MAX_CHARACTERS] for line in access[:MAX_LINES]],
-        is_cut,
-    )
+    told_schema, told_access = _fitting(schema), _fitting(access)
+    return Difference(told_schema, told_access, is_cut=(told_schema, told_access) != (schema, access))
+
+
+def _fitting(lines: list[str]) -> list[str]:
+    """What is kept: so many lines, so many characters in all. Any less than everything is said to be cut."""
+    kept, room = [], MAX_CHARACTERS
+    for line in lines[:MAX_LINES]:
+        kept.append(line[:room])
+        room -= len(kept[-1])
+    return kept

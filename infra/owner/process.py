@@ -15,20 +15,27 @@ from infra.owner.trial import OperatorLimits
 
 _LOCK = 7_063_117_005
 BEAT_SECONDS = 5.0
+_LOST = "The connection was lost while it was being applied: call apply again."
+_BROKE = "Applying it broke inside PAM: propose it in parts."
 
 log = structlog.get_logger()
 
 
 class Operator:
-    """Holds the owner's connection. `rebuild` is None where there is no embedded PostgreSQL."""
+    """Holds the owner's connection. `rebuild` is None where there is no embedded PostgreSQL.
+
+    `was_ready`: whether it came to work since it last began.
+    """
 
     def __init__(self, *, dsn: str, rebuild: Rebuild | None, limits: OperatorLimits | None = None) -> None:
         self._dsn = dsn
         self._rebuild = rebuild
         self._limits = limits or OperatorLimits()
+        self.was_ready = False
 
     async def work(self, until: asyncio.Event) -> None:
         """Check and apply until told to stop. Raises psycopg.Error when the database goes away."""
+        self.was_ready = False
         connection: Connection = await psycopg.AsyncConnection.connect(
             self._dsn, autocommit=True, prepare_threshold=None, connect_timeout=10, application_name="pam-operator"
         )
@@ -36,6 +43,7 @@ class Operator:
             if not await self._is_alone(connection, until):
                 return
             await connection.execute("listen pam_operator")
+            self.was_ready = True
             log.info("operator ready", has_rebuild=self._rebuild is not None)
             while not until.is_set():
                 await connection.execute("select pam_private.operator_beat()")
@@ -115,11 +123,19 @@ class Operator:
             await application.apply(change, dsn=self._dsn, limits=self._limits)
             log.info("change applied", change=change["id"], version=change["version"])
         except NotApplied as refusal:
-            await connection.execute(
-                "select pam_private.fail_apply(%s, %s, %s, %s)",
-                [change["org_id"], change["id"], refusal.status, str(refusal)],
-            )
-            log.warning("change not applied", change=change["id"], status=refusal.status)
+            await self._not_applied(connection, change, refusal)
+        except Exception as error:  # a change that breaks the operator must not hold up all others for ever
+            log.error("application broke", change=change["id"], error=type(error).__name__)
+            was_lost = isinstance(error, psycopg.OperationalError)
+            broken = NotApplied("checked", _LOST) if was_lost else NotApplied("failed", _BROKE)
+            await self._not_applied(connection, change, broken)  # raises if the whole database went away
+
+    async def _not_applied(self, connection: Connection, change: dict[str, Any], refusal: NotApplied) -> None:
+        await connection.execute(
+            "select pam_private.fail_apply(%s, %s, %s, %s)",
+            [change["org_id"], change["id"], refusal.status, str(refusal)],
+        )
+        log.warning("change not applied", change=change["id"], status=refusal.status)
 
 
 async def _first_notice(connection: Connection) -> None:

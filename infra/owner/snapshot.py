@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,11 @@ class Snapshot:
         """What names this state: the same for the same schema and history, wherever it lies."""
         told = [[*key, text] for key, text in sorted(self.items.items())]
         return hashlib.sha256(json.dumps([told, history or []]).encode()).hexdigest()
+
+    def without(self, indexes: Sequence[str]) -> "Snapshot":
+        """The same without these indexes, by their quoted names, and what is said of them."""
+        left_out = {("index", name) for name in indexes} | {("comment", f"index {name}") for name in indexes}
+        return Snapshot({key: text for key, text in self.items.items() if key not in left_out}, self.schemas)
 
 
 async def own_schemas(connection: Connection) -> tuple[str, ...]:

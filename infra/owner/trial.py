@@ -15,7 +15,7 @@ SEARCH_PATH = "public, extensions"
 
 @dataclass(frozen=True)
 class OperatorLimits:
-    """What a statement of a change may take. Kept by the server."""
+    """What a statement of a change, and the change as a whole, may take. Kept by the server."""
 
     lock_seconds: float = 2
     statement_seconds: float = 60
@@ -32,9 +32,18 @@ class StatementFailed(Exception):
         self.state = state
 
     @property
-    def is_lock(self) -> bool:
-        """Whether somebody else held what it needed: trying again later may help."""
-        return self.state in ("55P03", "40P01", "57014")
+    def may_pass(self) -> bool:
+        """Whether trying again later may help."""
+        return may_pass(self.state)
+
+
+def may_pass(state: str) -> bool:
+    """Whether an SQLSTATE says that somebody held what was needed, that it took too long, or that the server left."""
+    return state in ("55P03", "40P01", "57014") or _is_away(state)
+
+
+def _is_away(state: str) -> bool:
+    return not state or state.startswith(("08", "57P"))
 
 
 @dataclass(frozen=True)
@@ -74,10 +83,13 @@ select c.oid::regclass::text || ': ' || l.mode
 async def run_all(
     connection: Connection, statements: Sequence[GuardedStatement], limits: OperatorLimits, *, old: Sequence[int]
 ) -> list[Ran]:
-    """Run the statements in the open transaction. `old`: the relations whose locks matter. Raises StatementFailed."""
+    """Run the statements in the open transaction, which holds its locks until the end: the whole has a deadline.
+
+    `old`: the relations whose locks matter. Raises StatementFailed.
+    """
+    deadline = time.monotonic() + limits.transaction_seconds
     for name, value in (
         ("lock_timeout", f"{limits.lock_seconds * 1000:.0f}ms"),
-        ("statement_timeout", f"{limits.statement_seconds * 1000:.0f}ms"),
         ("idle_in_transaction_session_timeout", f"{limits.transaction_seconds * 1000:.0f}ms"),
         ("search_path", SEARCH_PATH),
         ("standard_conforming_strings", "on"),
@@ -87,6 +99,7 @@ async def run_all(
     ran: list[Ran] = []
     held: set[str] = set()
     for number, statement in enumerate(statements, start=1):
+        await _limit(connection, number, limits, deadline)
         try:
             for schema, table in statement.writes:
                 await _refuse_triggers(connection, number, schema, table)
@@ -94,7 +107,7 @@ async def run_all(
             rows = await run_one(connection, statement.sql)
             seconds = time.perf_counter() - began
         except psycopg.Error as error:
-            raise StatementFailed(number, spoken(error, limits), error.sqlstate or "") from error
+            raise _failed(number, error, limits, deadline) from error
         changed = rows if statement.writes else None
         if changed is not None and changed > limits.max_rows:
             raise StatementFailed(
@@ -103,11 +116,33 @@ async def run_all(
         locks = {str(row[0]) for row in await (await connection.execute(_LOCKS.encode(), [list(old)])).fetchall()}
         ran.append(Ran(number, statement.tag, round(seconds, 4), tuple(sorted(locks - held)), changed))
         held |= locks
+    await _limit(connection, len(statements), limits, deadline)
     try:
         await connection.execute("set constraints all immediate")
     except psycopg.Error as error:
-        raise StatementFailed(len(statements), spoken(error, limits), error.sqlstate or "") from error
+        raise _failed(len(statements), error, limits, deadline) from error
     return ran
+
+
+async def _limit(connection: Connection, number: int, limits: OperatorLimits, deadline: float) -> None:
+    """Give the next statement its time, or what is left of the whole. Raises StatementFailed when nothing is."""
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise StatementFailed(number, _too_long(limits), "57014")
+    seconds = min(limits.statement_seconds, left)
+    await connection.execute(
+        "select set_config('statement_timeout', %s, true)",
+        [f"{max(seconds * 1000, 1):.0f}ms"],  # 0 is no limit
+    )
+
+
+def _failed(number: int, error: psycopg.Error, limits: OperatorLimits, deadline: float) -> StatementFailed:
+    is_late = error.sqlstate == "57014" and time.monotonic() >= deadline
+    return StatementFailed(number, _too_long(limits) if is_late else spoken(error, limits), error.sqlstate or "")
+
+
+def _too_long(limits: OperatorLimits) -> str:
+    return f"the change took longer than {limits.transaction_seconds:g} s in all and was stopped: do it in parts."
 
 
 async def run_one(connection: Connection, statement: str) -> int:
@@ -161,7 +196,7 @@ def spoken(error: psycopg.Error, limits: OperatorLimits) -> str:
             return f"existing rows break {what} of {diag.table_name or 'a table'} (SQLSTATE {state})."
         case _ if state.startswith(("22", "P0", "38", "39", "XX")):
             return f"existing rows, or a constant, do not fit (SQLSTATE {state})."
-        case _ if not state or state.startswith(("08", "57P")):
+        case _ if _is_away(state):
             return f"the database went away: {type(error).__name__}."
         case _:
             return f"{diag.message_primary or 'it failed'} (SQLSTATE {state})."

@@ -56,6 +56,8 @@ class Tools:
             raise ToolRetry("there is nobody of this name")
         if args.to == "broken":
             raise RuntimeError("canary")
+        if args.to == "everybody":
+            return Shown("y" * 100_000 + "and the part that matters", self.facts)
         return Shown(f"a letter to {args.to}", self.facts)
 
     async def _write(self, args: Letter, context: ToolContext) -> ToolResult:
@@ -105,6 +107,14 @@ async def test_an_external_call_runs_until_the_run_has_read_what_nobody_vouches_
         "select status::text from pam.tool_calls where run_id = %s order by step", bench.hold.run_id
     )
     assert [row["status"] for row in rows] == ["succeeded", "succeeded", "planned", "planned"]
+
+
+async def test_nobody_is_asked_to_agree_to_what_cannot_be_shown_whole(bench: Bench, tools: Tools) -> None:
+    calls = await planned(bench, tools, ("api_call", {"to": "everybody", "is_final": True}))
+    carried = await bench.carry_out_all(*calls, tools=tools.all)
+    assert carried.asks == []
+    (done,) = carried.ended
+    assert (done.status, "100,025 characters long" in (done.result or "")) == (CallStatus.FAILED, True)
 
 
 async def test_everything_that_needs_a_person_is_asked_in_one_pause(bench: Bench, tools: Tools) -> None:
@@ -227,12 +237,15 @@ async def test_what_a_failed_call_cost_is_charged(bench: Bench, tools: Tools, fa
 
 async def test_no_more_calls_of_a_tool_run_at_once_than_it_bears(bench: Bench) -> None:
     running, most = 0, 0
+    full = asyncio.Event()
 
     async def run(args: Any, context: ToolContext) -> ToolResult:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        await asyncio.sleep(0)
+        if running == allowed:
+            full.set()
+        await asyncio.wait_for(full.wait(), 30)
         await context.hold.gateway.call(
             "find_write", run_id=context.hold.run_id, fence=context.hold.fence, call=context.call_id
         )
@@ -242,6 +255,7 @@ async def test_no_more_calls_of_a_tool_run_at_once_than_it_bears(bench: Bench) -
     listed = next(tool for tool in TOOLS if tool.name == "file_list")
     for allowed in (1, 2):
         most = 0
+        full.clear()
         tool = replace(listed, run=run, max_parallel=allowed)
         calls = [await bench.planned("file_list", {}, tools=(tool,)) for _ in range(4)]
         await bench.carry_out_all(*calls, tools=(tool,))

@@ -16,6 +16,7 @@ from workers.agent.decisions import Stop
 from workers.agent.limits import MAX_OUTPUT_TOKENS, Allowance, allowance
 from workers.agent.planning import plan
 from workers.kernel.errors import Unavailable
+from workers.kernel.ledger import tool_calls
 from workers.kernel.ledger.runs import Run
 from workers.kernel.ledger.tool_calls import CallEffect, CallStatus, RecordedCall
 from workers.model.protocol import ToolCall
@@ -83,6 +84,28 @@ async def test_a_lost_effect_that_cannot_be_told_apart_is_not_repeated(bench: Be
     assert ran == []
 
 
+async def test_a_lost_effect_that_is_not_let_run_again_is_unknown_and_not_refused(bench: Bench) -> None:
+    async def run(args: Any, context: ToolContext) -> ToolResult:
+        raise AssertionError("it runs no more")
+
+    tool = standing_in(CallEffect.EXTERNAL, run, is_repeatable=True)
+    told = {"org_id": bench.org_id, "role": "owner", "tool": "file_list", "effect": "external"}
+    for policy, tools in (
+        ({"is_allowed": False}, (tool,)),
+        ({"consent": "ask"}, (tool,)),
+        ({}, ()),  # the next version of the worker knows no such tool
+    ):
+        call = await bench.planned("file_list", {}, tools=(tool,))
+        await tool_calls.begin(bench.hold, call)
+        if policy:
+            await bench.database.rpc(bench.user_id, "set_policy", **told, **policy)
+        lost = call.model_copy(update={"status": CallStatus.STARTED})
+        carried = await bench.carry_out_all(lost, tools=tools)
+        await bench.database.rpc(bench.user_id, "reset_policy", **told)
+        assert ([done.status for done in carried.ended], carried.asks) == ([CallStatus.UNKNOWN], []), policy
+        assert "look before you repeat it" in (carried.ended[0].result or "")
+
+
 async def test_an_unknown_outcome_becomes_known_when_the_repeat_succeeds(bench: Bench) -> None:
     async def run(args: Any, context: ToolContext) -> ToolResult:
         if not context.is_repeat:
@@ -106,12 +129,13 @@ async def test_an_answer_may_be_no_longer_than_what_is_left(bench: Bench) -> Non
     (row,) = await bench.database.admin("select * from pam.runs where id = %s", bench.hold.run_id)
     run = Run.model_validate(row)
 
-    def allowed(**changed: Any) -> Allowance | Stop:
-        return allowance(run.model_copy(update=changed), model="rehearsal", estimated_input_tokens=1_000)
+    def allowed(**changed: Any) -> int | Stop:
+        left = allowance(run.model_copy(update=changed), models=("rehearsal",), estimated_input_tokens=1_000)
+        return left.output_tokens if isinstance(left, Allowance) else left
 
-    assert allowed() == Allowance(MAX_OUTPUT_TOKENS)
-    assert allowed(max_tokens=3_000) == Allowance(2_000)
+    assert allowed() == MAX_OUTPUT_TOKENS
+    assert allowed(max_tokens=3_000) == 2_000
     cents = allowed(max_cost_usd=Decimal("0.00225"))  # 0.00025 for the input at $0.25, 0.002 left at $2 a million
-    assert cents == Allowance(1_000)
+    assert cents == 1_000
     for changed in ({"max_tokens": 1_100}, {"max_cost_usd": Decimal("0.0003")}, {"steps": run.max_steps}):
         assert isinstance(allowed(**changed), Stop), changed

@@ -111,3 +111,30 @@ async def test_a_schedule_fires_and_moves_on(house: House) -> None:
         ada.org_id,
     )
     assert schedule["is_on_time"]  # an hour was missed, and made up for once
+
+
+SLOW = """
+name: NAME
+when: NAME
+turns:
+  - {expect: {role: user}, say: "One two three four five six seven eight nine ten eleven twelve.", seconds_per_word: 1}
+"""
+
+
+async def test_a_cancelled_run_stops_the_work_that_it_began(house: House) -> None:
+    ada = await house.engineer(tools=TOOLS)
+    inner = await house.script(SLOW)
+    script = SUBMIT.replace("TASK", "agent").replace("ARGUMENTS", f'{{message: "{inner}"}}')
+    run_id = await ada.start(
+        await house.script(
+            script.replace('on its way."', 'on its way now, let us wait and see."') + "    seconds_per_word: 1\n"
+        )
+    )
+    job = await job_of(house, ada, "running")
+
+    await ada.person.call("cancel_run", run_id=run_id)
+
+    async with asyncio.timeout(5):
+        ends = [await house.until(str(one)) for one in (run_id, job["run_id"])]
+    assert [run["status"] for run in ends] == ["cancelled", "cancelled"]
+    assert (await job_of(house, ada, "cancelled"))["state"] == "cancelled"

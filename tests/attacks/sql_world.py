@@ -152,7 +152,7 @@ class WriteWorld:
 def raw(verb: str, statement: str, *, table: str = "items", said: str | None = None) -> CheckedWrite:
     """What the guard would hand on, had it looked."""
     return CheckedWrite(
-        verb=verb, sql=statement, said=said, schema="public", table=table, row=f"public.{table}", is_copy=False, given=(),
+        verb=verb, sql=statement, said=said, schema="public", table=table, row=f"public.{table}", found=None,
         parameter_count=0, attributes=(),
     )  # fmt: skip
 

@@ -86,7 +86,10 @@ async def test_nothing_is_allowed_by_default_nor_by_a_neighbour(bench: Bench) ->
 async def test_a_tool_call_meets_the_list_and_says_how_to_change_it(bench: Bench) -> None:
     status, text = await bench.use("api_call", url="https://evilexample.com/")
     assert status == "refused"
-    assert text == ("evilexample.com is not on the organisation's list of hosts: an admin adds it with pam.allow_host.")
+    assert text == (
+        "evilexample.com is not on the organisation's list of hosts: "
+        "an admin adds it with `pam hosts allow evilexample.com`."
+    )
     rows = await bench.database.admin(
         "select action, is_allowed, subject ->> 'host' as host from pam.audit where org_id = %s and action in"
         " ('host.reach', 'tool.api_call') order by id",

@@ -3,15 +3,11 @@
 Each case is a mechanism of its own; what stopped it stands beside it. None may get work done that should not be.
 """
 
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
 
-import pytest
-
-from infra.local.facts import StackFacts
 from tests.support.bench import Bench
-from tests.support.database import DEFINITION, Template
+from tests.support.database import DEFINITION
 from tests.support.jobs import GET, jobs, ran, submitted, swept
 from workers.kernel.ledger.hold import Hold
 
@@ -64,17 +60,6 @@ SCHEDULES: dict[str, tuple[dict[str, Any], str]] = {
     "this machine's own zone": ({"time_zone": "localtime"}, "A time zone is"),
     "a zone that is not there": ({"time_zone": "Europe/Atlantis"}, "There is no time zone"),
 }
-
-
-@pytest.fixture(scope="module")
-async def first_bench(template: Template, stack: StackFacts) -> AsyncIterator[Bench]:
-    async with template.clone() as cloned, Bench.open(cloned, stack) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def bench(first_bench: Bench) -> Bench:
-    return await first_bench.elsewhere()
 
 
 async def test_no_run_submits_what_it_must_not(bench: Bench) -> None:

@@ -12,9 +12,11 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
+from infra.owner import difference
 from infra.owner.rebuild import Rebuild
+from infra.owner.snapshot import Snapshot
 from tests.support.database import Database
-from tests.support.migrations import NOTES, Project, operating, project, rebuild, shared
+from tests.support.migrations import NOTES, Project, operating, project, shared
 from workers.kernel.ledger import schema_changes, tool_calls
 
 COLUMN = "alter table public.tasks add column estimate int"
@@ -38,6 +40,61 @@ async def approve(project: Project, change: str, call: UUID, sha256: str | None 
         "approve_change", run_id=project.bench.hold.run_id, fence=project.bench.hold.fence, call=call,
         change=UUID(change), sql_sha256=sha256 or row["sql_sha256"],
     )  # fmt: skip
+
+
+HIDDEN = "delete from public.tasks where true"
+
+
+def function(body: str) -> str:
+    return (
+        "create function public.f() returns void language plpgsql set search_path = '' as "
+        f"$$ begin {body} {HIDDEN}; end $$; revoke execute on function public.f() from public, anon"
+    )
+
+
+async def refused_to_ask(project: Project, change: str) -> str:
+    """Why nobody is asked about a change that was checked."""
+    call = await project.bench.planned("supabase_migrate", {"action": "apply", "change": change})
+    carried = await project.bench.carry_out_all(call)
+    assert carried.asks == []
+    assert (await project.row(change))["status"] == "checked"
+    return carried.ended[0].result or ""
+
+
+async def test_a_body_behind_more_comments_than_are_shown_is_put_to_nobody(project: Project) -> None:
+    """What is shown would end before the body does: the tool refuses to ask."""
+    change, _ = await project.checked(f"/* {'what it is for. ' * 6_300} */ {function('')}")
+    assert "split it into several changes" in await refused_to_ask(project, change)
+
+
+async def test_a_long_body_is_shown_to_its_end(project: Project) -> None:
+    """The headline says whole, and the last word of the body stands below it."""
+    change, _ = await project.checked(function("perform 1; " * 2_000))
+    _, ask = await project.asked(change)
+    assert ask.shown is not None
+    told, _, text = ask.shown.partition("\n\nThe text:\n")
+    assert HIDDEN in told.partition("Functions, whole")[2]
+    assert HIDDEN in text
+
+
+async def test_more_than_the_difference_lists_is_put_to_nobody(project: Project) -> None:
+    """The 401st line would be left out."""
+    columns = ", ".join(f"c{number} int" for number in range(410))
+    change, text = await project.checked(
+        f"create table public.wide (id int primary key, {columns}); alter table public.wide enable row level security"
+    )
+    assert "(cut: there is more than is listed" in text
+    assert "split it into several changes" in await refused_to_ask(project, change)
+
+
+def test_a_single_line_that_is_cut_marks_the_whole_difference() -> None:
+    key = ("policy", "public.tasks p")
+    before = Snapshot({key: "using (false)"}, ("public",))
+    for characters, is_cut in ((difference.MAX_CHARACTERS // 2, False), (difference.MAX_CHARACTERS, True)):
+        after = Snapshot({key: "x" * characters}, ("public",))
+        assert difference.compare(before, after, {}, {}).is_cut is is_cut
+        who = ("public.tasks", "anon", "select")
+        assert difference.compare(before, before, {}, {who: "x" * characters}).is_cut is is_cut
 
 
 async def test_a_worker_alone_cannot_approve(project: Project) -> None:

@@ -7,6 +7,7 @@ Each test is one mechanism, and says what stopped it.
 
 import asyncio
 import contextlib
+import signal
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
@@ -18,8 +19,9 @@ from infra.owner import check, snapshot
 from infra.owner.rebuild import Rebuild
 from infra.owner.trial import OperatorLimits
 from tests.support.database import Database, Template
-from tests.support.migrations import NOTES, QUICK, Project, operating, project, rebuild, shared
+from tests.support.migrations import NOTES, QUICK, Project, operating, operator_process, project, shared
 from workers.kernel.ledger import schema_changes, tool_calls
+from workers.kernel.ledger.tool_calls import RecordedCall
 
 COLUMN = "alter table public.tasks add column estimate int"
 UNIQUE = "create unique index one_title on public.tasks (title)"
@@ -138,6 +140,26 @@ async def test_a_statement_that_never_ends_is_stopped(project: Project) -> None:
     assert "was stopped" in text
 
 
+@pytest.mark.parametrize(
+    ("seconds", "sql"),
+    [
+        (0.5, "create table public.a as select count(*) from public.tasks a, public.tasks b, public.tasks c"),
+        (0.01, ";".join(["comment on table public.tasks is 'x'"] * 150)),
+    ],
+    ids=["one statement", "many statements"],
+)
+async def test_a_check_holds_its_locks_no_longer_than_the_whole_may_take(
+    project: Project, seconds: float, sql: str
+) -> None:
+    """Each statement is within its own time; together they are not."""
+    await project.stop_operator()
+    limits = OperatorLimits(statement_seconds=60, transaction_seconds=seconds)
+    async with asyncio.timeout(15), operating(project.database, None, limits=limits):
+        change, text = await project.checked(sql)
+    assert f"the change took longer than {seconds:g} s in all and was stopped" in text
+    assert (await project.row(change))["status"] == "proposed"
+
+
 async def test_somebody_elses_lock_ends_a_check_cleanly_and_it_may_be_tried_again(project: Project) -> None:
     async with locked(project.database, "lock table public.tasks in share mode"):
         change, text = await project.checked(COLUMN)
@@ -184,6 +206,7 @@ async def test_the_operator_does_not_take_the_workers_word_for_the_guard(project
         "do $$ begin perform pg_sleep(1); end $$",
         "create table public.a (id int); commit; create table public.b (id int)",
     ):
+        await bench.hold.call("begin_call", id=call.id)
         change = await schema_changes.propose(bench.hold, call.id, name="evil", sql=sql, findings=[], acknowledged={})
         _, text = await bench.use("supabase_migrate", action="check", change=str(change.id))
         assert "· refused ·" in text
@@ -245,6 +268,107 @@ async def test_a_concurrent_index_that_fails_is_dropped_again_and_not_recorded(p
     assert SECRET not in text
     assert await project.history() == []
     assert await project.database.admin("select 1 from pg_class where relname in ('one_title', 'tasks_by_due')") == []
+
+
+TWO = (
+    "create index concurrently tasks_by_due on public.tasks (due_on);"
+    " create index concurrently tasks_by_priority on public.tasks (priority)"
+)
+
+
+async def indexes(database: Database) -> dict[str, bool]:
+    """Those of this module's that are there, and whether they are valid."""
+    rows = await database.admin(
+        "select relname, indisvalid from pg_index join pg_class on oid = indexrelid where relname in ('tasks_by_due', 'tasks_by_priority')"
+    )
+    return {row["relname"]: row["indisvalid"] for row in rows}
+
+
+async def approved(project: Project, sql: str, **arguments: Any) -> tuple[str, RecordedCall]:
+    """A change that was checked and approved; its operator is gone, its call is to be carried out."""
+    change, _ = await project.checked(sql, **arguments)
+    decided = await project.bench.decided(*await project.asked(change), verdict="approve")
+    await project.stop_operator()
+    return change, decided
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+async def test_indexes_of_an_operator_that_was_stopped_in_the_middle_are_taken_back_and_made_by_the_next(
+    project: Project, number: signal.Signals
+) -> None:
+    """Told to stop, it drops them itself; killed, it cannot, and the next one does before it compares the schema."""
+    change, decided = await approved(project, TWO)
+    async with (
+        await psycopg.AsyncConnection.connect(project.database.owner_dsn) as writer,
+        operator_process(project.database) as process,
+    ):
+        await writer.execute("update public.tasks set title = title where id = 1")  # holds the first index up
+        apply = asyncio.create_task(project.bench.carry_out(decided))
+        async with asyncio.timeout(20):
+            while not await indexes(project.database):
+                await asyncio.sleep(0.01)
+        process.send_signal(number)
+        await writer.rollback()
+        await asyncio.wait_for(process.wait(), 20)
+    if number is signal.SIGTERM:
+        assert process.returncode == 0
+        assert await indexes(project.database) == {}
+    assert (await project.row(change))["status"] == "applying"
+    assert await project.history() == []
+    async with operating(project.database, None):
+        done = await apply
+    assert done.status.value == "succeeded", done.result
+    assert await indexes(project.database) == {"tasks_by_due": True, "tasks_by_priority": True}
+    row = await project.row(change)
+    assert (len(await project.history()), row["status"], "begun" in row["report"]) == (1, "applied", False)
+
+
+async def test_an_index_that_cannot_be_recorded_goes_again(project: Project) -> None:
+    """Somebody pushes the same version while the index is being made: the history refuses it at the end."""
+    await project.database.owner(
+        "create schema supabase_migrations; create table supabase_migrations.schema_migrations (version text not null primary key, statements text[], name text)"
+    )
+    change, decided = await approved(project, TWO)
+    version = (await project.row(change))["version"]
+    async with await psycopg.AsyncConnection.connect(project.database.owner_dsn) as writer:
+        await writer.execute("update public.tasks set title = title where id = 1")
+        async with operating(project.database, None, limits=OperatorLimits(lock_seconds=30)):
+            apply = asyncio.create_task(project.bench.carry_out(decided))
+            async with asyncio.timeout(20):
+                while not await indexes(project.database):
+                    await asyncio.sleep(0.01)
+            await project.database.owner("insert into supabase_migrations.schema_migrations values (%s)", version)
+            await writer.rollback()
+            done = await apply
+    assert "Nothing was changed. It could not be recorded" in (done.result or "")
+    assert await indexes(project.database) == {}
+    assert (await project.row(change))["status"] == "failed"
+
+
+async def test_an_index_that_was_there_before_does_not_go_with_a_change_that_fails(project: Project) -> None:
+    await project.database.owner("create index tasks_by_due on public.tasks (due_on)")
+    await secret(project.database)
+    await secret(project.database)
+    _, status, text = await project.applied(
+        "create index concurrently if not exists tasks_by_due on public.tasks (due_on);"
+        " create unique index concurrently one_title on public.tasks (title)"
+    )
+    assert (status, "not unique by one_title" in text) == ("failed", True)
+    assert await indexes(project.database) == {"tasks_by_due": True}
+
+
+async def test_an_index_that_a_failed_change_dropped_is_said_to_stay_dropped(project: Project) -> None:
+    await project.database.owner("create index tasks_by_due on public.tasks (due_on)")
+    await secret(project.database)
+    await secret(project.database)
+    _, status, text = await project.applied(
+        "drop index concurrently public.tasks_by_due; create unique index concurrently one_title on public.tasks (title)"
+    )
+    assert (status, "Nothing was changed" in text, "public.tasks_by_due stays dropped" in text) == (
+        "failed",
+        False,
+        True,
+    )
 
 
 async def test_a_change_with_an_operator_but_no_check_is_not_put_to_a_person(project: Project) -> None:

@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from tests.support.migrations import NOTES, Project, project, rebuild, shared
+from tests.support.migrations import NOTES, Project, project, shared
 from workers.tools.schema_guard import check_change
 from workers.tools.schema_names import ChangeRefused
 
@@ -143,22 +143,32 @@ GUARDED: dict[str, tuple[str, str]] = {
 }  # fmt: skip
 
 
+# The arguments' own limits are before the guard: what they turn away is no call that was refused.
+BEFORE_THE_GUARD = ("NUL", "lone surrogate", "too long")
+
+
 @pytest.mark.parametrize("mechanism", GUARDED)
 async def test_a_migration_that_reaches_too_far_is_refused_in_a_sentence_and_not_kept(
     shared: Project, mechanism: str
 ) -> None:
     sql, said = GUARDED[mechanism]
-    status, text = await shared.bench.use("supabase_migrate", action="propose", name="attack", sql=sql)
-    assert status == "failed", text
+    call = await shared.bench.planned("supabase_migrate", {"action": "propose", "name": "attack", "sql": sql})
+    done = await shared.bench.carry_out(call)
+    is_refused = mechanism not in BEFORE_THE_GUARD
+    text = done.result or ""
+    assert done.status.value == ("refused" if is_refused else "failed"), text
     assert len(text) < 1500
     assert "\n" not in text
     assert re.search(said, text), text
-    assert (await shared.database.admin("select count(*) as n from pam.schema_changes where name = 'attack'"))[0][
-        "n"
-    ] == 0
+    assert await shared.database.admin("select 1 from pam.schema_changes where name = 'attack'") == []
+    rows = await shared.database.admin(
+        "select is_allowed from pam.audit where action = 'tool.supabase_migrate' and subject ->> 'call' = %s order by id",
+        str(call.id),
+    )
+    assert [row["is_allowed"] for row in rows][-1:] == ([False] if is_refused else [])
 
 
-@pytest.mark.parametrize("mechanism", ["NUL", "lone surrogate", "too long"])
+@pytest.mark.parametrize("mechanism", BEFORE_THE_GUARD)
 def test_the_guard_itself_refuses_what_the_path_refuses_before_it(mechanism: str) -> None:
     sql, said = GUARDED[mechanism]
     with pytest.raises(ChangeRefused, match=said):

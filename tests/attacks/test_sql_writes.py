@@ -21,14 +21,9 @@ from workers.tools import bound_writes
 SET = "update public.items set title = $1 where id = 11"
 
 
-@pytest.fixture(scope="module")
-async def bare(stack: StackFacts) -> Template:
-    return await Template.make(stack, name="pam_attacked", with_sample=False)
-
-
 @pytest.fixture
-async def world(bare: Template, stack: StackFacts) -> AsyncIterator[WriteWorld]:
-    async with bare.clone() as database, WriteWorld.open(database, stack, statement_seconds=4) as opened:
+async def world(bare_template: Template, stack: StackFacts) -> AsyncIterator[WriteWorld]:
+    async with bare_template.clone() as database, WriteWorld.open(database, stack, statement_seconds=4) as opened:
         yield opened
 
 
@@ -164,6 +159,18 @@ MEANWHILE: dict[str, tuple[str, str, str]] = {
     "other rows to copy": (
         "insert into teams (id, owner_id, name) select 90, owner_id, title from items where id = 11",
         "update public.items set title = 'else' where id = 11", "The rows changed"),
+    "another value to look up": (
+        "update items set amount = (select count(*)::int from teams t where t.name = 'counted'), title = 'done' where id = 11",
+        "insert into public.teams (id, owner_id, name) values (70, '<me>', 'counted')", "The rows changed"),
+    "another row to join": (
+        "update items i set title = t.name from teams t where t.id = i.team_id and i.id = 11",
+        "update public.teams set name = 'done' where id = 2", "The rows changed"),
+    "another value to insert": (
+        "insert into teams (id, owner_id, name) values (90, '<me>', (select title from items where id = 12))",
+        "update public.items set title = 'done ' where id = 12", "The rows changed"),
+    "another value behind a conflict": (
+        "insert into teams (id, owner_id, name) values (2, '<me>', 'x') on conflict (id) do update set name = (select title from items where id = 12)",
+        "update public.items set title = 'done ' where id = 12", "The rows changed"),
     "a row that an upsert meets": (
         "insert into teams (id, owner_id, name) values (3, '<me>', 'x') on conflict (id) do update set name = 'y'",
         "insert into public.teams (id, owner_id, name) values (3, '<me>', 'mine')", "The rows changed"),
@@ -226,7 +233,13 @@ async def test_whoever_takes_the_run_over_waits_for_the_write_and_the_heartbeat_
     database = world.bench.database
     async with await psycopg.AsyncConnection.connect(database.agent_dsn) as writing:
         await writing.execute("select pam_private.bind_write(%s, %s, %s)", [held.run_id, held.fence, call])
-        assert await database.worker("pulse_run", run_id=held.run_id, fence=held.fence, lease_seconds=9000)
+        pulse = {"runs": (held.run_id,), "fences": (held.fence,), "lease_seconds": 9000}
+        assert await database.worker("pulse_runs", **pulse) == []
+        (head,) = await database.admin(
+            "select lease_until > now() + interval '1 h' as is_kept from pam_private.run_heads where run_id = %s",
+            held.run_id,
+        )
+        assert head["is_kept"]
         with pytest.raises(psycopg.errors.LockNotAvailable):
             await database.admin(
                 f"select 1 from pam_private.run_heads where run_id = '{held.run_id}' for update nowait"

@@ -1,31 +1,16 @@
 """Attacks on the sweep: due work done twice, too early, too often, for nobody, again without asking, or not at all."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import psycopg
-import pytest
 
-from infra.local.facts import StackFacts
 from tests.database.world import refused_state
 from tests.support.bench import Bench
-from tests.support.database import Template
 from tests.support.jobs import GET, jobs, ran, submitted, swept
 from workers.kernel.ledger import tool_calls
-
-
-@pytest.fixture(scope="module")
-async def first_bench(template: Template, stack: StackFacts) -> AsyncIterator[Bench]:
-    async with template.clone() as cloned, Bench.open(cloned, stack) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def bench(first_bench: Bench) -> Bench:
-    return await first_bench.elsewhere()
 
 
 async def test_two_sweeps_at_once_start_a_job_once(bench: Bench) -> None:
@@ -107,6 +92,11 @@ async def test_a_call_whose_outcome_is_unknown_is_never_repeated_by_itself(bench
             await ran(bench, job, calls=((effect, outcome),))
             (row,) = [row for row in await jobs(bench) if row["id"] == job]
             assert (row["state"], row["attempt"]) == ("failed", 2)
+        else:  # nor by an agent: its person looks, and says so from their own screen
+            status, said = await bench.use("celery_task", action="retry", job_id=str(job))
+            assert (status, "a person looks, and tries it again" in said) == ("refused", True), said
+            answer = await bench.database.rpc(bench.user_id, "retry_job", org_id=bench.org_id, job_id=job)
+            assert answer["status"] == "scheduled"
 
 
 async def test_a_lost_worker_submits_and_retries_once(bench: Bench) -> None:
@@ -138,6 +128,17 @@ async def test_a_verb_without_a_recorded_intent_submits_nothing(bench: Bench) ->
     old = {**held, "fence": bench.hold.fence - 1}
     assert await refused_state(bench.database.worker("submit_job", **old, call=planned.id, job=GET)) == "PM002"
     assert await jobs(bench) == []
+
+
+async def test_a_part_of_the_sweep_that_breaks_holds_up_no_other(bench: Bench) -> None:
+    await submitted(bench)
+    await bench.database.admin("alter function pam_worker.sweep_approvals(int) rename to sweep_nothing")
+    try:
+        due = await swept(bench.database)
+    finally:
+        await bench.database.admin("alter function pam_worker.sweep_nothing(int) rename to sweep_approvals")
+    runs = await bench.database.admin("select run_id::text as id from pam.jobs where org_id = %s", bench.org_id)
+    assert [row["id"] for row in runs] == [row["run_id"] for row in due if row["run_id"] == runs[0]["id"]]
 
 
 async def test_nobody_is_starved_by_anothers_heap(bench: Bench) -> None:

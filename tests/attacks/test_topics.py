@@ -3,17 +3,14 @@
 Each case is a mechanism of its own; what stopped it stands beside it. Nothing may be sent by any of them.
 """
 
-from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
 
 import psycopg
-import pytest
 
-from infra.local.facts import StackFacts
 from tests.database.world import become, refused_state
 from tests.support.bench import Bench
-from tests.support.database import Database, Template
+from tests.support.database import Database
 from workers.kernel.ledger import tool_calls
 
 PLACE = "There is no such topic in this organisation"
@@ -65,17 +62,6 @@ MESSAGES: dict[str, tuple[str, dict[str, Any], str]] = {
     "a payload too large": ("ok", {"text": "ü" * 40_000}, "64 KiB"),
     "a payload too deep": ("ok", DEEP, "16 levels"),
 }
-
-
-@pytest.fixture(scope="module")
-async def first_bench(template: Template, stack: StackFacts) -> AsyncIterator[Bench]:
-    async with template.clone() as cloned, Bench.open(cloned, stack) as opened:
-        yield opened
-
-
-@pytest.fixture
-async def bench(first_bench: Bench) -> Bench:
-    return await first_bench.elsewhere()
 
 
 async def messages(database: Database) -> int:

@@ -58,13 +58,13 @@ class Pam:
         """What a newcomer has, and no model's key."""
         return {"PATH": os.environ["PATH"], "HOME": str(self.cwd), "PYTHONPATH": str(ROOT), "PAM_HOME": str(self.home)}
 
-    async def start(self, *words: str) -> asyncio.subprocess.Process:
+    async def start(self, *words: str, stdin: int = asyncio.subprocess.DEVNULL) -> asyncio.subprocess.Process:
         """Start the command in a session of its own, as a terminal does."""
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "infra.cli", *words),
             cwd=self.cwd,
             env=self.environment(),
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=stdin,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import pytest
 
+from infra import pytest_run
 from tests.cli.command import Pam, assert_gone, stack_processes
 
 CARD = """---
@@ -30,18 +31,6 @@ async def test_ask_without_a_model_says_what_to_set(newcomer: Pam) -> None:
     assert "OPENAI_API_KEY" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert not newcomer.state.exists(), "nothing is started for a command that cannot go on"
-
-
-async def test_doctor_says_how_things_stand_without_starting_anything(newcomer: Pam) -> None:
-    ended = await newcomer.run("doctor", "--json")
-
-    assert ended.status == 0, ended.stderr
-    report = ended.json()
-    assert report["ok"]
-    assert {"Python", "platform", "disk", "Postgres", "Redis", "Deno", "stack", "model"} <= {
-        finding["name"] for finding in report["findings"]
-    }
-    assert newcomer.facts is None
 
 
 @pytest.mark.parametrize("command", ["events", "watch", "cancel"])
@@ -91,6 +80,17 @@ async def test_up_shows_its_addresses_and_ends_by_ctrl_c_with_nothing_left(newco
 
     assert ended.status in (0, 130), ended.stderr
     assert "Traceback" not in ended.stderr
+    await assert_gone(processes)
+
+
+async def test_up_says_when_its_stack_was_killed_and_leaves_nothing(newcomer: Pam) -> None:
+    process = await newcomer.start("up", "--json")
+    processes = stack_processes(await newcomer.until_up())
+
+    processes[0].kill()  # the supervisor: what is below it ends by itself
+    ended = await newcomer.ended(process)
+
+    assert (ended.status, "the stack ended: `pam up` starts it again" in ended.stderr) == (1, True), ended.stderr
     await assert_gone(processes)
 
 
@@ -149,3 +149,11 @@ async def test_the_test_command_counts_on_stdout_and_talks_on_stderr(newcomer: P
     assert "1 passed" in ended.stderr
     nothing = await newcomer.run("test", "--json", "-k", "there_is_no_such_test", "tests/house/test_arrows.py")
     assert (nothing.status, nothing.json()["passed"]) == (5, 0)
+
+
+@pytest.mark.parametrize(
+    ("args", "is_whole"),
+    [((), True), (("-q", "--durations=9"), True), (("tests/cli",), False), (("-k", "word"), False), (("-x",), False)],
+)
+def test_the_whole_suite_runs_in_two_processes_and_a_part_of_it_in_one(args: tuple[str, ...], is_whole: bool) -> None:
+    assert bool(pytest_run._at_once(args)) is (is_whole and (os.cpu_count() or 1) > 1)

@@ -104,4 +104,4 @@ async def test_what_is_wrong_is_said_in_a_sentence(pam: Pam, words: tuple[str, .
 async def test_no_option_takes_a_secret(pam: Pam) -> None:
     for command in ("add", "rotate"):
         shown = (await told(pam, command, "--help")).stdout
-        assert not {"--secret", "--password", "--token ", "--key "} & set(shown.split()), shown
+        assert not {"--secret", "--password", "--token", "--key"} & set(shown.split()), shown

@@ -1,4 +1,4 @@
-"""The demo as a newcomer runs it: its JSON, its recordings, two at once, and killed in the middle."""
+"""The demo as people run it: its JSON, its recordings, two at once, and killed in the middle of a newcomer's first."""
 
 import asyncio
 import json
@@ -7,13 +7,18 @@ import signal
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
 from psycopg.rows import dict_row
 
+from infra.cli.inspection import timeline_of
+from infra.cli.person import Person
+from infra.replay.replayed import replay
+from infra.replay.stored import recorded
 from tests.cli.command import Pam, assert_gone, stack_processes
-from workers.tools import CARD_TOOLS
+from workers.tools import CARD_TOOLS, TOOLS
 
 PLANTED = "Planted Heron 7261"
 
@@ -33,7 +38,7 @@ def lines(file: Path) -> list[Any]:
 
 
 @pytest.mark.timeout(240)
-async def test_the_demo_works_on_what_is_really_there(pam: Pam, tmp_path: Path) -> None:
+async def test_the_demo_works_on_what_is_really_there_with_another_beside_it(pam: Pam, tmp_path: Path) -> None:
     await asked(
         pam,
         "update public.projects set name = %s"
@@ -41,10 +46,15 @@ async def test_the_demo_works_on_what_is_really_there(pam: Pam, tmp_path: Path) 
         PLANTED,
     )
 
+    beside = await pam.start("demo", "--json")
     ended = await pam.run("demo", "--all-tools", "--json", "--record", str(tmp_path / "re cord"))
+    other = await pam.ended(beside)
 
     assert ended.status == 0, ended.stderr
+    assert other.status == 0, other.stderr
     report = ended.json()
+    assert [run["gaps"] + run["duplicates"] for run in other.json()["runs"]] == [0, 0]
+    assert len({run["id"] for each in (report, other.json()) for run in each["runs"]}) == 4
     assert set(report) == {"model", "runs", "tools", "seconds_to_first_event", "seconds"}
     assert {tool["tool"] for tool in report["tools"]} == set(CARD_TOOLS)
     for tool in report["tools"]:
@@ -88,29 +98,41 @@ async def test_the_demo_works_on_what_is_really_there(pam: Pam, tmp_path: Path) 
     away = [frame for frame in frames if cut["at"] + 0.1 < frame["at"] < cut["at"] + cut["away_seconds"]]
     assert not away, "nothing can come while the connection is gone"
 
+    # Whoever is on call and a member of the demo's organisations reads every run of it, and replays it.
+    assert pam.facts is not None
+    who = {"email": f"{uuid4().hex}@example.com", "password": uuid4().hex}
+    person = await Person.sign_up(pam.facts.url, pam.facts.publishable_key, **who)
+    await asked(
+        pam,
+        "insert into pam.members (org_id, user_id, role)"
+        " select distinct org_id, %s::uuid, 'viewer'::pam.member_role from pam.runs",
+        person.user_id,
+    )
+    runs = [row["id"] for row in await asked(pam, "select id::text from pam.runs order by created_at")]
+    assert len(runs) >= 5
+    for run in runs:
+        replayed = await replay(await recorded(person, run), tools=TOOLS)
+        assert (replayed.difference, replayed.changed_inputs) == (None, ()), run
+        told = await timeline_of(person, run)
+        assert told.entries[-1].kind == "end"
+        assert told.summary.unseen_usd == 0
 
-@pytest.mark.timeout(240)
-async def test_two_newcomers_share_one_stack_from_its_first_second(newcomer: Pam) -> None:
-    one, two = await newcomer.start("demo", "--json"), await newcomer.start("demo", "--json")
-    processes = stack_processes(await newcomer.until_up())
 
-    reports = [(await newcomer.ended(process)) for process in (one, two)]
+async def test_two_newcomers_share_one_stack_from_its_first_second_and_a_kill_of_the_last_leaves_nothing(
+    newcomer: Pam,
+) -> None:
+    process, other = await newcomer.start("demo"), await newcomer.start("agents", "list", "--json")
+    facts = await newcomer.until_up()
+    processes = stack_processes(facts)
 
-    for ended in reports:
-        assert ended.status == 0, ended.stderr
-        assert [run["gaps"] + run["duplicates"] for run in ended.json()["runs"]] == [0, 0]
-    assert not {run["id"] for run in reports[0].json()["runs"]} & {run["id"] for run in reports[1].json()["runs"]}
-    await assert_gone(processes)
-
-
-async def test_a_demo_killed_in_the_middle_leaves_nothing_running(newcomer: Pam) -> None:
-    process = await newcomer.start("demo")
-    await newcomer.until_up()
-    processes = stack_processes(await newcomer.until_up())
+    listed = await newcomer.ended(other)
+    assert (listed.status, listed.json()) == (0, []), listed.stderr
     assert process.stdout is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while b"database_query" not in await process.stdout.readline():
             continue
+    assert newcomer.facts == facts
+    assert all(each.is_running() for each in processes), "whoever ends leaves the stack to the other"
     os.kill(process.pid, signal.SIGKILL)
     await newcomer.ended(process)
 

@@ -4,6 +4,9 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
+
+from infra.cli import live
 from infra.cli.live import Cut, LoggedEvent, RunFollower
 from tests.support.house import House, assert_valid
 
@@ -17,9 +20,9 @@ turns:
 """
 
 
-async def started(house: House) -> RunFollower:
+async def started(house: House, script: str = SLOW) -> RunFollower:
     ada = await house.engineer()
-    return ada.person.follow(await ada.start(await house.script(SLOW)))
+    return ada.person.follow(await ada.start(await house.script(script)))
 
 
 async def announce(house: House, run_id: str, message: dict[str, Any]) -> None:
@@ -73,10 +76,17 @@ async def test_a_gap_is_read_from_the_log_and_not_jumped_over(house: House) -> N
 
 
 async def test_a_torn_connection_is_read_on_from_the_log(house: House) -> None:
-    follower = await started(house)
+    follower = await started(house, SLOW.replace("0.05", "0.15"))
+
+    async def logged() -> int:
+        rows = await house.admin("select count(*) from pam.events where run_id = %s", follower.run_id)
+        return int(rows[0]["count"])
 
     async def tear() -> None:
         follower.cut(seconds=0.3)
+        known = await logged()  # all of these may have come live
+        while await logged() == known:
+            await asyncio.sleep(0.05)
 
     seen = await followed(follower, on_result=tear)
 
@@ -96,3 +106,14 @@ async def test_a_cut_is_told_to_whoever_watches(house: House) -> None:
             if isinstance(item, Cut):
                 told.append(item)
     assert len(told) == 1
+
+
+async def test_a_run_that_is_over_is_read_at_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    ada = await house.engineer()
+    run_id = await ada.start(await house.script(SLOW.replace("0.05", "0")))
+    await house.until(run_id)
+    monkeypatch.setattr(live, "SILENCE_SECONDS", 1000.0)
+    follower = ada.person.follow(run_id)
+    async with asyncio.timeout(20):
+        seen = [item async for item in follower.follow() if isinstance(item, LoggedEvent)]
+    await assert_whole(house, follower, seen)

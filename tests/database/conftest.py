@@ -4,16 +4,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from infra.local.facts import StackFacts
 from tests.database.tracker import Tracker
 from tests.database.world import World
 from tests.support.database import Template
 
 
 @pytest.fixture(scope="session")
-async def template(stack: StackFacts) -> Template:
+async def template(bare_template: Template) -> Template:
     """The platform and PAM, and nothing of a team's."""
-    return await Template.make(stack, name="pam_bare", with_sample=False)
+    return bare_template
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +20,6 @@ async def world(template: Template) -> AsyncIterator[World]:
     """Two full organisations in a database of this module's own; tests leave it as it was."""
     async with template.clone() as database:
         yield await World.fill(database)
-
-
-@pytest.fixture(scope="session")
-async def sample_template(stack: StackFacts) -> Template:
-    """The platform, PAM and the sample."""
-    return await Template.make(stack)
 
 
 @pytest.fixture(scope="module")

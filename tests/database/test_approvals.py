@@ -67,6 +67,15 @@ async def waiting(
     return Waiting(database, owner, org, person, run, [UUID(one["id"]) for one in planned])
 
 
+async def test_arguments_sent_back_as_they_are_are_no_edit_however_they_are_written(database: Database) -> None:
+    there = await waiting(database)
+    for table in ("tool_calls", "approvals"):
+        await database.admin(f"update pam.{table} set arguments = '{{\"amount\": 1.0}}' where id = %s", there.calls[0])
+    assert await there.decide(there.owner, arguments={"amount": 1}) == ["approved"]
+    begun = await there.begin()
+    assert begun["call"]["status"] == "started", begun
+
+
 async def test_a_pause_holds_no_worker_and_says_who_may_decide_until_when(database: Database) -> None:
     there = await waiting(database)
     (row,) = await database.admin(
@@ -80,7 +89,7 @@ async def test_a_pause_holds_no_worker_and_says_who_may_decide_until_when(databa
     )
     assert (row["needs_role"], row["is_four_eyes"], row["asker_id"]) == ("admin", False, there.asker)
     assert (row["shown"], row["facts"], row["arguments"]) == ("3 rows", {"rows": 3}, {**REST, "n": 0})
-    assert 23.9 < row["time_left"].total_seconds() / 3600 <= 24.0
+    assert 23.9 < row["time_left"].total_seconds() / 3600 < 24.001
     (head,) = await database.admin("select lease_until from pam_private.run_heads where run_id = %s", there.run)
     assert head["lease_until"] is None
 
@@ -245,6 +254,19 @@ async def test_what_waits_long_is_reminded_of_in_the_log(database: Database) -> 
     assert await there.status() == "interrupted"
     rows = await database.admin("select seq from pam.events where run_id = %s order by seq", there.run)
     assert [row["seq"] for row in rows] == list(range(1, len(rows) + 1))
+
+
+async def test_a_reminder_reaches_whoever_may_decide_and_nobody_else(database: Database) -> None:
+    there = await waiting(database, calls=2)
+    (org,) = await database.admin("select org_id from pam.runs where id = %s", there.run)
+    admin = await database.new_member(org["org_id"], "admin")
+    await database.new_member(org["org_id"], "developer")
+    await database.new_organization()
+    await database.admin("update pam.approvals set is_four_eyes = true, remind_at = now()")
+    await database.worker("sweep_approvals")
+    told = await database.admin("select topic, payload from realtime.messages where event = 'pam.reminder' and private")
+    assert {row["topic"] for row in told} == {f"user:{there.owner}", f"user:{admin}"}
+    assert all(row["payload"]["payload"] == {"run_id": str(there.run), "waiting": 2} for row in told)
 
 
 async def test_what_waits_goes_with_its_run(database: Database) -> None:

@@ -169,11 +169,11 @@ EXECUTE = {
             f"pam.{name}"
             for name in (
                 "create_organization", "set_member", "remove_member", "import_agent", "start_run", "cancel_run",
-                "answer_question", "create_thread", "write_file", "read_file",
+                "answer_question", "steer_run", "retry_run", "create_thread", "write_file", "read_file",
                 "sealing_key", "add_connection", "rotate_connection", "remove_connection",
                 "write_files", "read_workspace", "list_workspace", "record_checkout", "explain_changes",
                 "read_policy", "set_policy", "reset_policy", "decide", "make_decision_link", "read_decision_link", "decide_by_link",
-                "allow_host", "disallow_host",
+                "allow_host", "disallow_host", "set_budget", "read_budgets",
                 "cancel_job", "retry_job",
             )
         ),

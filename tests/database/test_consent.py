@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from tests.database.test_organizations import audit, code
-from tests.database.world import call, custom, step
+from tests.database.world import BROKEN, call, custom, step
 from tests.support.database import Database
 from workers.kernel.ledger.tool_calls import CallEffect
 from workers.tools import CARD_TOOLS
@@ -113,6 +113,35 @@ async def test_reading_what_nobody_vouches_for_taints_the_run_its_thread_and_not
     }
 
 
+@pytest.mark.parametrize("where", ["the same run", "a later run of the thread"])
+async def test_the_same_effect_again_is_a_persons_to_agree_to_while_nobody_knows_of_the_first(
+    database: Database, where: str
+) -> None:
+    owner, org = await database.new_organization()
+    first, same, other = (
+        call("redis_set", "write", key="a", value=1),
+        call("redis_set", "write", value=1, key="a"),
+        call("redis_set", "write", key="a", value=2),
+    )
+    held = await planned(database, owner, org, first, *([same, other] if where == "the same run" else []))
+    await database.worker("begin_call", **held, id=first["id"])
+    await database.worker("finish_call", **held, id=first["id"], status="unknown", result="x", events=[custom()])
+    if where != "the same run":
+        await database.worker("finish_run", **held, status="failed", reason="x", events=[BROKEN])
+        (run,) = await database.admin("select thread_id from pam.runs")
+        again = await database.new_run(owner, org, thread_id=run["thread_id"])
+        held = {"run_id": again, "fence": await database.claimed(again)}
+        await database.worker("record_step", **held, step=step(), calls=[same, other], events=[custom()])
+    asked = await database.worker("begin_call", **held, id=same["id"])
+    assert "nobody knows whether it took effect" in asked["ask"]["why"]
+    assert code(await database.worker("begin_call", **held, id=other["id"])) == "", "another value is another effect"
+    elsewhere = await planned(database, owner, org, {**same, "id": str(uuid4())})
+    (call_id,) = await database.admin("select id from pam.tool_calls where run_id = %s", elsewhere["run_id"])
+    assert "ask" not in await database.worker("begin_call", **elsewhere, id=call_id["id"]), (
+        "no matter of another thread"
+    )
+
+
 async def test_a_call_that_the_card_does_not_grant_never_begins(database: Database) -> None:
     owner, org = await database.new_organization()
     held = await planned(database, owner, org, call("format_disk", "read"))
@@ -139,6 +168,25 @@ async def test_what_a_call_may_cost_is_set_aside_and_settled(database: Database)
     assert float(run["cost_usd"]) == pytest.approx(0.05 + 0.2 + 0.01 + 0.000125)
     (left,) = await database.admin("select sum(reserved_usd) as usd from pam.tool_calls")
     assert float(left["usd"]) == 0
+
+
+@pytest.mark.parametrize("ending", ["by its worker", "by the database"])
+async def test_what_was_set_aside_is_charged_when_the_run_ends_under_its_call(database: Database, ending: str) -> None:
+    owner, org = await database.new_organization()
+    begun, never = call("openai_api_call", "external"), call("openai_api_call", "external", n=1)
+    held = await planned(database, owner, org, begun, never)
+    assert code(await database.worker("begin_call", **held, id=begun["id"], ceiling_usd=Decimal("0.2"))) == ""
+    if ending == "by its worker":
+        await database.worker("finish_run", **held, status="failed", reason="x", events=[BROKEN])
+    else:
+        await database.admin("update pam_private.run_heads set lease_until = now() where run_id = %s", held["run_id"])
+        await database.rpc(owner, "cancel_run", run_id=held["run_id"])
+    (run,) = await database.admin("select status, cost_usd from pam.runs")
+    assert run["status"] in ("failed", "cancelled")
+    assert float(run["cost_usd"]) == pytest.approx(0.2 + 0.000125)
+    rows = await database.admin("select status, cost_usd, reserved_usd from pam.tool_calls order by cost_usd desc")
+    told = [(row["status"], float(row["cost_usd"]), float(row["reserved_usd"])) for row in rows]
+    assert told == [("unknown", 0.2, 0), ("refused", 0, 0)]
 
 
 async def test_a_repeated_beginning_sets_nothing_aside_twice(database: Database) -> None:

@@ -184,7 +184,8 @@ async def test_a_running_run_is_asked_to_stop_and_asked_once(database: Database)
     fence = await database.claimed(run)
     assert (await database.rpc(owner, "cancel_run", run_id=run))["status"] == "running"
     assert code(await database.rpc(owner, "cancel_run", run_id=run)) == "conflict"
-    assert (await database.worker("pulse_run", run_id=run, fence=fence, lease_seconds=30))["cancel_requested"] is True
+    (stopped,) = await database.worker("pulse_runs", runs=(run,), fences=(fence,), lease_seconds=30)
+    assert stopped == {"run_id": str(run), "reason": "cancelled"}
 
 
 async def test_a_run_whose_worker_is_lost_or_that_waits_for_a_person_is_cancelled_at_once(database: Database) -> None:
@@ -256,3 +257,5 @@ async def test_a_run_that_asks_nothing_takes_no_answer(database: Database, statu
     if status == "cancelled":
         await database.rpc(owner, "cancel_run", run_id=run)
     assert code(await database.rpc(owner, "answer_question", run_id=run, answer="Blue.")) == "conflict"
+    stranger = await database.new_person()
+    assert code(await database.rpc(stranger, "answer_question", run_id=run, answer="Blue.")) == "not_found"

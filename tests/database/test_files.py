@@ -237,3 +237,22 @@ async def test_a_quota_holds_under_eight_connections_and_nobody_of_the_organisat
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 await connection.execute(f"update pam.workspaces set {change}".encode())
             await connection.rollback()
+
+
+async def test_a_place_is_pulled_again_when_there_are_a_hundred_and_no_place_more(database: Database) -> None:
+    owner, org = await database.new_organization()
+    began = (await database.rpc(owner, "read_workspace", org_id=org))["now"]
+    given = {"org_id": org, "path": "", "ref": "main", "commit_id": "0" * 40, "since": began}
+    assert "commit_id" in await database.rpc(owner, "record_checkout", **given, remote="https://example.com/0")
+    await database.admin(
+        "insert into pam.checkouts (org_id, remote, path, ref, commit_id, pulled_by, pulled_at)"
+        " select org_id, 'https://example.com/' || n, path, ref, commit_id, pulled_by, pulled_at"
+        " from pam.checkouts, generate_series(1, 99) n where org_id = %s",
+        org,
+    )
+    assert "commit_id" in await database.rpc(owner, "record_checkout", **given, remote="https://example.com/0")
+    for since in ("2020-01-01T00:00:00Z", "2099-01-01T00:00:00Z"):
+        odd = await database.rpc(owner, "record_checkout", **{**given, "since": since}, remote="https://example.com/0")
+        assert odd["refused"]["code"] == "invalid"
+    answer = await database.rpc(owner, "record_checkout", **given, remote="https://example.com/new")
+    assert answer["refused"]["code"] == "limit"

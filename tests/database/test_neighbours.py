@@ -7,8 +7,7 @@ import psycopg
 import pytest
 
 from tests.database.test_doors import asked
-from tests.database.test_verbs import running
-from tests.database.world import refused_state, step
+from tests.database.world import refused_state, running, step
 from tests.support.database import Database
 
 
@@ -26,11 +25,6 @@ async def test_a_search_reads_the_file_of_its_own_organisation_where_both_have_t
 
 async def test_a_call_is_found_and_finished_by_its_own_run_alone(database: Database) -> None:
     owner, org, first, fence, call = await running(database)
-    content = base64.b64encode(b"x").decode()
-    held = {"run_id": first, "fence": fence}
-    await database.worker("write_file", **held, call=call, path="a", content=content, expected_version=0)
-    assert (await database.worker("find_write", **held, call=call))["version"] == 1
-
     beside = await database.new_run(owner, org)
     next_to_it = {"run_id": beside, "fence": await database.claimed(beside)}
     for verb, more in (
@@ -45,6 +39,11 @@ async def test_a_call_is_found_and_finished_by_its_own_run_alone(database: Datab
     (row,) = await database.admin("select status from pam.tool_calls where id = %s", call)
     assert row["status"] == "planned"
 
+    content = base64.b64encode(b"x").decode()
+    held = {"run_id": first, "fence": fence}
+    await database.worker("begin_call", **held, id=call)
+    await database.worker("write_file", **held, call=call, path="a", content=content, expected_version=0)
+    assert (await database.worker("find_write", **held, call=call))["version"] == 1
     _, _, foreign, foreign_fence, _ = await running(database)
     assert await database.worker("find_write", run_id=foreign, fence=foreign_fence, call=call) is None
 
@@ -131,9 +130,9 @@ async def test_a_key_and_a_call_stand_for_one_thing_whoever_inserts_the_second(d
             keyed,
         )
     content = base64.b64encode(b"x").decode()
-    await database.worker(
-        "write_file", run_id=run, fence=fence, call=call, path="a", content=content, expected_version=0
-    )
+    held = {"run_id": run, "fence": fence}
+    await database.worker("begin_call", **held, id=call)
+    await database.worker("write_file", **held, call=call, path="a", content=content, expected_version=0)
     with pytest.raises(psycopg.errors.UniqueViolation, match="file_versions_of_call"):
         await database.admin(
             "insert into pam.file_versions (org_id, file_id, version, content, sha256, size_bytes, call_id, created_by)"

@@ -30,6 +30,8 @@ READERS = {
     "pam.checkouts": MEMBERS,
     "pam.tool_policies": MEMBERS,
     "pam.approvals": MEMBERS,
+    "pam.budgets": MEMBERS,
+    "pam.usage": (*ADMINS, "developer"),  # whose own it is
     "pam.call_outputs": MEMBERS,
     "pam.allowed_hosts": MEMBERS,
     "pam.connections": MEMBERS,
@@ -45,6 +47,7 @@ READERS = {
     "pam_private.preview_meter": NOBODY,
     "pam_private.agent_bindings": NOBODY,
     "pam_private.opened_tables": NOBODY,
+    "pam_private.opened_functions": NOBODY,
     "pam_private.opened_writes": NOBODY,
     "pam_private.agent_writes": NOBODY,
     "pam_private.decision_links": NOBODY,

@@ -20,6 +20,7 @@ async def proposed(database: Database) -> tuple[dict[str, Any], dict[str, Any]]:
     held = {"run_id": run, "fence": await database.claimed(run)}
     planned = call("supabase_migrate", action="propose")
     await database.worker("record_step", **held, step=step(), calls=[planned], events=[])
+    await database.worker("begin_call", **held, id=planned["id"])
     change = await database.worker(
         "propose_change", **held, call=UUID(planned["id"]), name="notes", sql=SQL, findings=[], acknowledged={}
     )
@@ -70,7 +71,25 @@ async def test_versions_follow_each_other_and_the_history(database: Database) ->
     )
     planned = call("supabase_migrate", action="propose")
     await database.worker("record_step", **held, step=step(2), calls=[planned], events=[])
+    await database.worker("begin_call", **held, id=planned["id"])
     again = await database.worker(
         "propose_change", **held, call=UUID(planned["id"]), name="more", sql=SQL, findings=[], acknowledged={}
     )
     assert first["version"] < again["version"] == "20880102000000"
+
+
+async def test_nothing_is_proposed_exported_or_handed_on_beside_the_ledger(database: Database) -> None:
+    held, change = await proposed(database)
+    late = call("supabase_migrate", action="apply")
+    await database.worker("record_step", **held, step=step(2), calls=[late], events=[])
+    more = {"name": "more", "sql": SQL, "findings": [], "acknowledged": {}}
+    for id in (late["id"], uuid4()):
+        with pytest.raises(psycopg.Error, match="has no recorded intent"):
+            await database.worker("propose_change", **held, call=id, **more)
+        with pytest.raises(psycopg.Error, match="has no recorded intent"):
+            await database.worker("export_change", **held, call=id, change=change["id"])
+        with pytest.raises(psycopg.Error, match="has no recorded intent"):
+            await database.admin("update pam.schema_changes set approval_call = %s", id)
+    (row,) = await database.admin("select status, approval_call from pam.schema_changes")
+    assert (row["status"], row["approval_call"]) == ("proposed", None)
+    assert await database.admin("select 1 from pam.files") == []

@@ -1,4 +1,4 @@
-"""What a worker may do to a run: fences, claims under race, the sweep, and a log without gaps."""
+"""What a worker may do to a run: fences, claims under race, and a log without gaps."""
 
 import asyncio
 import base64
@@ -9,24 +9,14 @@ import psycopg
 import pytest
 
 from tests.database.fenced_verbs import verbs
-from tests.database.test_doors import asked
+from tests.database.test_leases import pulsed
 from tests.database.test_organizations import audit, code
-from tests.database.world import BROKEN, FINISHED, become, call, custom, refused_state, step
+from tests.database.world import BROKEN, FINISHED, OLD, become, custom, refused_state, running, step
 from tests.support.database import Database
 from workers.kernel.ledger.runs import RunStatus
 from workers.kernel.ledger.tool_calls import CallEffect, CallStatus
 
-OLD, REVOKED = "PM002", "PM003"
-
-
-async def running(database: Database) -> tuple[UUID, UUID, UUID, int, UUID]:
-    """(owner, organisation, run, fence, planned call) of a run after its first step."""
-    owner, org = await database.new_organization()
-    run = await database.new_run(owner, org)
-    fence = await database.claimed(run)
-    planned = call()
-    await database.worker("record_step", run_id=run, fence=fence, step=step(), calls=[planned], events=[])
-    return owner, org, run, fence, UUID(planned["id"])
+REVOKED = "PM003"
 
 
 async def test_every_verb_that_takes_a_fence_is_in_this_list_and_refuses_an_old_one(database: Database) -> None:
@@ -53,12 +43,12 @@ async def test_an_asker_who_was_demoted_or_removed_is_refused_at_the_next_verb(d
     ):
         owner, _, run, fence, planned = await running(database)
         await database.admin(change, owner)
-        # These three must work for a run whose asker is gone: they only say so, or end it.
-        ending = ("preview_message", "pulse_run", "release_run", "finish_run")
+        # These must work for a run whose asker is gone: they only say so, or end it.
+        ending = ("preview_message", "release_run", "finish_run")
         for name, verb in verbs(database, run, fence, planned).items():
             if name not in ending:
                 assert await refused_state(verb()) == REVOKED, name
-        assert (await database.worker("pulse_run", run_id=run, fence=fence, lease_seconds=30))["access_revoked"] is True
+        assert await pulsed(database, (run, fence)) == {str(run): "access_revoked"}
         await database.worker(
             "finish_run", run_id=run, fence=fence, status="failed", reason="access_revoked", events=[BROKEN]
         )
@@ -123,109 +113,6 @@ async def test_five_lost_workers_end_the_run_and_a_step_in_between_forgives(data
     assert turn == {"turn": 8, "attempt": 5}
     answer = await database.worker("claim_run", run_id=run, turn=8, worker="w", lease_seconds=30)
     assert code(answer) == "ended"
-
-
-async def test_an_expired_lease_is_swept_and_the_old_worker_finds_itself_fenced_out(database: Database) -> None:
-    _, _, run, fence, planned = await running(database)
-    await database.worker("begin_call", run_id=run, fence=fence, id=planned)
-    await database.admin("update pam_private.run_heads set lease_until = clock_timestamp() - interval '1 s'")
-    assert await database.worker("sweep_runs") == [{"run_id": str(run), "turn": 2}]
-    for name, verb in verbs(database, run, fence, planned).items():
-        assert await refused_state(verb()) == OLD, name
-    assert await database.worker("sweep_runs") == []
-    newer = await database.claimed(run)
-    types = [e["type"] for e in await database.admin("select type from pam.events order by seq")]
-    assert (newer, types) == (fence + 2, ["RUN_STARTED", "CUSTOM"])
-
-
-async def test_a_pulse_keeps_the_lease_only_when_a_third_is_used_up(database: Database) -> None:
-    owner, org = await database.new_organization()
-    run = await database.new_run(owner, org)
-    fence = await database.claimed(run, lease_seconds=30)
-    lease = "select lease_until from pam_private.run_heads"
-    (first,) = await database.admin(lease)
-    await database.worker("pulse_run", run_id=run, fence=fence, lease_seconds=30)
-    assert await database.admin(lease) == [first]
-    await database.worker("pulse_run", run_id=run, fence=fence, lease_seconds=90)
-    (later,) = await database.admin(lease)
-    assert 55 < (later["lease_until"] - first["lease_until"]).total_seconds() < 65
-
-
-async def test_the_sweep_ends_what_can_only_end_and_rings_for_what_was_not_heard(database: Database) -> None:
-    owner, org = await database.new_organization()
-    runs = {
-        name: await database.new_run(owner, org) for name in ("fresh", "unheard", "late", "stopped", "silent", "live")
-    }
-    await database.admin(
-        "update pam_private.run_heads set rung_at = now() - interval '11 s' where run_id = %s", runs["unheard"]
-    )
-    await database.admin("update pam.runs set deadline_at = now() - interval '1 s' where id = %s", runs["late"])
-    await database.claimed(runs["stopped"], lease_seconds=0)
-    await database.admin("update pam.runs set cancel_requested_at = now() where id = %s", runs["stopped"])
-    await asked(database, runs["silent"])
-    await database.admin("update pam.runs set interrupted_at = now() - interval '8 days' where id = %s", runs["silent"])
-    await database.claimed(runs["live"])
-    due = await database.worker("sweep_runs")
-    assert due == [{"run_id": str(runs["unheard"]), "turn": 1}]
-    ends = {
-        row["id"]: (row["status"], row["reason"])
-        for row in await database.admin("select id, status, reason from pam.runs")
-    }
-    assert {name: ends[run] for name, run in runs.items()} == {
-        "fresh": ("queued", None), "unheard": ("queued", None), "late": ("failed", "deadline"),
-        "stopped": ("cancelled", "cancelled"), "silent": ("failed", "unanswered"), "live": ("running", None),
-    }  # fmt: skip
-    assert await database.worker("sweep_runs") == []
-
-
-async def test_the_sweepers_login_sweeps_and_two_sweeps_at_once_are_one(database: Database) -> None:
-    owner, org = await database.new_organization()
-    for _ in range(20):
-        await database.claimed(await database.new_run(owner, org), lease_seconds=0)
-
-    async def sweep() -> list[Any]:
-        async with await psycopg.AsyncConnection.connect(database.sweeper_dsn, autocommit=True) as connection:
-            row: Any = await (await connection.execute("select pam_worker.sweep_runs()")).fetchone()
-            return list(row[0])
-
-    found = [due["run_id"] for answer in await asyncio.gather(*(sweep() for _ in range(6))) for due in answer]
-    assert len(found) == len(set(found)) == 20
-
-
-async def test_a_run_that_ends_while_the_sweep_goes_on_is_not_queued_again(database: Database) -> None:
-    """The sweep's list is as old as its first row; what it does to a run must follow the run as it is."""
-    owner, org = await database.new_organization()
-    runs = [await database.new_run(owner, org) for _ in range(14)]
-    fences = {run: await database.claimed(run, lease_seconds=0) for run in runs}
-    async with await psycopg.AsyncConnection.connect(database.owner_dsn) as blocking:
-        await blocking.execute("select 1 from pam.runs where id = %s for update", [runs[0]])
-        sweeping = asyncio.create_task(database.worker("sweep_runs"))
-        async with asyncio.timeout(10):
-            while not await database.admin(
-                "select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
-            ):
-                await asyncio.sleep(0.01)
-        await database.worker(
-            "finish_run", run_id=runs[-1], fence=fences[runs[-1]], status="succeeded", reason=None, events=[FINISHED]
-        )
-        await blocking.rollback()
-    assert len(await sweeping) == 13
-    (row,) = await database.admin("select status, turn from pam.runs where id = %s", runs[-1])
-    assert row == {"status": "succeeded", "turn": 1}
-
-
-async def test_the_end_by_the_sweep_leaves_no_call_open(database: Database) -> None:
-    owner, org = await database.new_organization()
-    run = await database.new_run(owner, org)
-    fence = await database.claimed(run)
-    begun, planned = call(), call()
-    await database.worker("record_step", run_id=run, fence=fence, step=step(), calls=[begun, planned], events=[])
-    await database.worker("begin_call", run_id=run, fence=fence, id=begun["id"])
-    await database.admin("update pam_private.run_heads set lease_until = now() - interval '1 s'")
-    await database.admin("update pam.runs set deadline_at = now() - interval '1 s'")
-    await database.worker("sweep_runs")
-    rows = await database.admin("select status from pam.tool_calls order by place")
-    assert [row["status"] for row in rows] == ["unknown", "refused"]
 
 
 async def test_a_released_run_is_queued_again_and_counts_no_attempt(database: Database) -> None:
@@ -343,6 +230,9 @@ async def test_a_call_writes_a_file_once_however_often_it_is_repeated(database: 
     content = base64.b64encode(b"one").decode()
     assert await database.worker("find_write", **held, call=planned) is None
     write = {"call": planned, "path": "a.txt", "content": content, "expected_version": 0}
+    with pytest.raises(psycopg.Error, match="has no recorded intent"):
+        await database.worker("write_file", **held, **write)
+    await database.worker("begin_call", **held, id=planned)
     answers = await asyncio.gather(*(database.worker("write_file", **held, **write) for _ in range(5)))
     assert all(answer == answers[0] for answer in answers)
     assert await database.worker("find_write", **held, call=planned) == {"path": "a.txt", "version": 1}
@@ -369,3 +259,27 @@ async def test_a_browser_reaches_no_verb_of_the_workers(world: Any) -> None:
             async with connection.transaction(force_rollback=True):
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     await connection.execute(f"select pam_worker.{row['proname']}()".encode())
+
+
+async def test_a_postponed_run_comes_back_when_it_is_due_and_a_cancelled_one_does_not(database: Database) -> None:
+    owner, org = await database.new_organization()
+    run, stopped = await database.new_run(owner, org), await database.new_run(owner, org)
+    for one in (run, stopped):
+        fence = await database.claimed(one)
+        if one == stopped:
+            await database.rpc(owner, "cancel_run", run_id=one)
+        await database.worker("postpone_run", run_id=one, fence=fence, seconds=30, events=[custom()])
+    rows = await database.admin("select status::text, attempt, pauses from pam.runs order by created_at")
+    assert [(row["status"], row["pauses"]) for row in rows] == [("queued", 1), ("cancelled", 0)]
+    assert rows[0]["attempt"] == 0
+    claim = {"worker": "w", "lease_seconds": 30}
+    assert await database.worker("claim_next", **claim) is None
+    assert await database.worker("sweep_runs") == []
+    await database.admin("update pam.runs set due_at = now() - interval '1 s'")
+    await database.admin("update pam_private.run_heads set rung_at = rung_at - interval '31 s'")
+    assert await database.worker("sweep_runs") == [{"run_id": str(run), "turn": 2}]
+    assert (await database.worker("claim_next", **claim))["run"]["id"] == str(run)
+    await database.admin("update pam.runs set pauses = 20")
+    fence = (await database.admin("select fence from pam_private.run_heads where run_id = %s", run))[0]["fence"]
+    late = await database.worker("postpone_run", run_id=run, fence=fence, seconds=30, events=[])
+    assert code(late) == "limit"

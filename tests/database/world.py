@@ -79,6 +79,19 @@ async def refused_state(verb: Any) -> str:
     return ""
 
 
+OLD = "PM002"  # the SQLSTATE of a fence that is not the newest
+
+
+async def running(database: Database) -> tuple[UUID, UUID, UUID, int, UUID]:
+    """(owner, organisation, run, fence, planned call) of a run after its first step."""
+    owner, org = await database.new_organization()
+    run = await database.new_run(owner, org)
+    fence = await database.claimed(run)
+    planned = call()
+    await database.worker("record_step", run_id=run, fence=fence, step=step(), calls=[planned], events=[])
+    return owner, org, run, fence, UUID(planned["id"])
+
+
 @dataclass(frozen=True)
 class Team:
     """An organisation, who is in it, and one run that went through every table."""
@@ -120,6 +133,7 @@ async def _team(database: Database) -> Team:
     await database.rpc(owner, "remove_member", org_id=org, user_id=removed)
     await database.rpc(owner, "allow_host", org_id=org, host="api.example.com")
     await connect(database, owner, org)
+    await database.rpc(owner, "set_budget", org_id=org, period="month", max_cost_usd=100)
     run = await database.new_run(people["developer"], org)
     fence = await database.claimed(run)
     planned = call(path="notes.md")
@@ -129,6 +143,10 @@ async def _team(database: Database) -> Team:
     await database.worker(
         "write_file", **held, call=planned["id"], path="notes.md", content="aGVsbG8=", expected_version=0
     )
+    await database.owner("select pam.trust_organization_with_schema(%s)", org)
+    await database.owner("select pam_private.operator_beat()")
+    proposal = {"name": "notes", "sql": "create table public.notes (id int)", "findings": [], "acknowledged": {}}
+    assert "id" in await database.worker("propose_change", **held, call=planned["id"], **proposal)
     await database.worker(
         "finish_call",
         **held,
@@ -138,10 +156,6 @@ async def _team(database: Database) -> Team:
         events=[custom()],
         output="all of it",
     )
-    await database.owner("select pam.trust_organization_with_schema(%s)", org)
-    await database.owner("select pam_private.operator_beat()")
-    proposal = {"name": "notes", "sql": "create table public.notes (id int)", "findings": [], "acknowledged": {}}
-    assert "id" in await database.worker("propose_change", **held, call=planned["id"], **proposal)
     await database.worker("preview_message", **held, preview={"text": "hel"})
     began = (await database.rpc(owner, "read_workspace", org_id=org))["now"]
     pulled = {"remote": "https://example.com/team/r", "path": "", "ref": "main", "commit_id": "0" * 40, "since": began}

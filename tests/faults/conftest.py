@@ -16,24 +16,31 @@ import psycopg
 import pytest
 import redis.asyncio
 
+from infra.chaos import evidence
+from infra.chaos.evidence import Evidence
+from infra.chaos.outside import OutsideLedger
+from infra.chaos.parts import NO_POWER_CUT
+from infra.chaos.team import SCRIPTS, Team
+from infra.chaos.workers import LEASE_SECONDS, WorkerProcess
 from infra.local.attach import running_stack
 from infra.local.facts import StackFacts
 from infra.local.stack import ROOT, StackOptions
 from tests.support.house import Engineer, House
-from tests.support.workers import LEASE_SECONDS, WorkerProcess
 
 HERE = Path(__file__).parent
-FAST = (("fsync", "off"), ("synchronous_commit", "off"), ("full_page_writes", "off"))
 TAKEOVER_SECONDS = 12.0  # lease, sweep, and the rest of the run
 
 
 class Lab:
     """The stack, its people, and the workers that a test may do anything to."""
 
-    def __init__(self, *, facts: StackFacts, house: House, ada: Engineer, homeless: WorkerProcess) -> None:
+    def __init__(
+        self, *, facts: StackFacts, house: House, ada: Engineer, ledger: OutsideLedger, homeless: WorkerProcess
+    ) -> None:
         self.facts = facts
         self.house = house
         self.ada = ada
+        self.ledger = ledger
         self.homeless = homeless  # a worker whose database is not there: it needs ten seconds to give up
         self._workers: list[WorkerProcess] = []
 
@@ -61,6 +68,10 @@ class Lab:
             "worker"
         ]
         return next(worker for worker in self._workers if name.endswith(f":{worker.pid}"))
+
+    async def team(self) -> Team:
+        """Somebody new whose runs take twelve steps and reach the outside ledger."""
+        return await Team.found(self.facts, self.ledger)
 
     async def start(self, script: str) -> tuple[str, str]:
         """Start a run on a script; answers its id and its message."""
@@ -169,14 +180,16 @@ async def lab() -> AsyncIterator[Lab]:
         home=Path(os.environ.get("PAM_HOME") or ROOT / ".pam").resolve(),
         model=None,
         workers=0,
-        postgres_settings=FAST,
+        scripts=(SCRIPTS,),
+        postgres_settings=NO_POWER_CUT,
     )
-    async with running_stack(options) as facts, House.open(facts) as house:
+    async with running_stack(options) as facts, House.open(facts) as house, OutsideLedger.open() as ledger:
         async with await psycopg.AsyncConnection.connect(facts.admin_dsn, autocommit=True) as connection:
-            await connection.execute((HERE / "fault.sql").read_bytes())
+            for name in ("fault.sql", "boundaries.sql"):
+                await connection.execute((HERE / name).read_bytes())
         nowhere = "postgresql://pam_worker:x@127.0.0.1:9/postgres"
         homeless = await WorkerProcess.start(facts, PAM_DATABASE_URL=nowhere)
-        opened = Lab(facts=facts, house=house, ada=await house.engineer(), homeless=homeless)
+        opened = Lab(facts=facts, house=house, ada=await house.engineer(), ledger=ledger, homeless=homeless)
         try:
             yield opened
         finally:
@@ -191,4 +204,4 @@ async def invariants(lab: Lab) -> AsyncIterator[None]:
     alive = await lab.house.admin("select id from pam.runs where status in ('queued', 'running')")
     for row in alive:
         await lab.house.until(str(row["id"]))
-    assert await lab.house.admin((HERE / "invariants.sql").read_text()) == []
+    assert await evidence.breaches(lab.facts, Evidence(received=lab.ledger.received)) == []

@@ -37,6 +37,22 @@ create function fault.on_request() returns trigger language plpgsql security def
 $$ begin return case when exists (select from fault.switches s where s.name = 'lose webhooks') then null else new end; end $$;
 create trigger "Fault: a webhook is lost" before insert on net.http_request_queue for each row execute function fault.on_request();
 
+-- Every second batch of events of a run of this name is refused so, and the one after it is not.
+create table fault.refusals (name text primary key, code text not null);
+create sequence fault.refusal;
+create function fault.on_batch() returns trigger language plpgsql security definer set search_path = '' as
+$$
+declare
+  refusal_code text := (select f.code from fault.refusals f join pam.runs r on r.idempotency_key = f.name where r.id = (select run_id from batch limit 1));
+begin
+  if refusal_code is not null and session_user = 'pam_worker' and nextval('fault.refusal') % 2 = 1 then
+    raise exception 'a test refuses this' using errcode = refusal_code;
+  end if;
+  return null;
+end $$;
+create trigger "Fault: a batch is refused" after insert on pam.events referencing new table as batch for each statement execute function fault.on_batch();
+grant usage on sequence fault.refusal to public;
+
 -- The triggers fire for logins that may see nothing of this schema: the functions are definers.
 grant usage on schema fault to public;
 grant execute on all functions in schema fault to public;

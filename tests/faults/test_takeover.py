@@ -9,10 +9,10 @@ import pytest
 from redis import Redis
 from rq import Queue
 
+from infra.chaos.workers import WorkerProcess
 from infra.cli.live import Cut, LoggedEvent
 from tests.faults.conftest import Lab
 from tests.support.house import assert_valid
-from tests.support.workers import WorkerProcess
 from workers.kernel import runqueue
 
 HANGS_ONCE = """
@@ -179,7 +179,7 @@ async def test_an_idle_worker_told_to_leave_goes_at_once(lab: Lab) -> None:
     idle = await WorkerProcess.start(lab.facts)
     await idle.ready()
     idle.terminate()
-    assert await idle.ended(seconds=5) == 0
+    assert await idle.ended(seconds=15) == 0
     assert "Traceback" not in idle.log
 
 
@@ -232,6 +232,29 @@ async def test_ringing_twice_for_a_turn_in_the_queue_is_one_job(lab: Lab) -> Non
     for worker in lab.workers:
         worker.resume()
     redis.close()
+
+
+async def test_a_turn_that_a_worker_took_and_did_not_live_to_begin_is_rung_for_again(lab: Lab) -> None:
+    """A storm found it: killed before its first word to Redis, a worker left a job that blocked its turn."""
+    redis = runqueue.connect(lab.facts.redis_url)
+    rings = runqueue.RunQueue(redis=redis)
+    queue = Queue(runqueue.QUEUE, connection=redis, serializer="json")
+    absent = UUID(int=8)
+    job = f"{absent}-1"
+    for worker in lab.workers:
+        worker.pause()
+    try:
+        assert await rings.ring(absent, 1)
+        queue.remove(job)
+        assert 0 < redis.ttl(f"rq:job:{job}") <= runqueue.QUEUED_SECONDS, "whatever happens, no job stays for good"
+        assert not await rings.ring(absent, 1), "a living worker may be about to claim it"
+        redis.hset(f"rq:job:{job}", "enqueued_at", "2026-11-01T00:00:00.000000Z")
+        assert await rings.ring(absent, 1)
+        assert not await rings.ring(absent, 1)
+    finally:
+        for worker in lab.workers:
+            worker.resume()
+        redis.close()
 
 
 async def test_a_viewer_who_loses_the_websocket_misses_and_doubles_nothing(lab: Lab) -> None:

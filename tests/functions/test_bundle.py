@@ -66,7 +66,9 @@ def test_no_bundle_carries_what_its_function_must_not_hold(zips: dict[str, Path]
     assert not has["api"] & {"psycopg", "psycopg_binary", "redis", "rq"}
     assert not has["hooks"] & {"fastapi", "pydantic", "httpx", "jwt", "psycopg"}
     assert not has["sweep"] & {"fastapi", "starlette", "pydantic", "httpx", "mangum"}
-    assert {f"functions/{noun}.py" for noun in ("main", "runs", "events")} <= set(names(zips["api"]))
+    assert {f"functions/{noun}.py" for noun in ("main", "approvals", "runs", "events", "threads")} <= set(
+        names(zips["api"])
+    )
     assert "functions/hooks.py" not in names(zips["api"])
     assert "workers/kernel/worker_gateway.py" not in names(zips["api"])
 

@@ -9,6 +9,7 @@ import httpx
 import pytest
 import structlog
 
+from functions import problems
 from functions.envelope import BodyLimit, Envelope
 from functions.main import MAX_BYTES, create_app
 from functions.settings import ApiSettings, HookSettings, SweepSettings
@@ -55,6 +56,13 @@ async def test_a_body_that_cannot_be_read_is_said_to_be_so(api: httpx.AsyncClien
     is_problem(odd, 422, "invalid")
 
 
+async def test_a_form_with_too_much_in_it_is_no_fault_of_ours(api: httpx.AsyncClient) -> None:
+    for form in ("a=1&b=2&c=3&d=4&e=5", "verdict=perhaps", "", "%ff=%00"):
+        content = {"content-type": "application/x-www-form-urlencoded"}
+        answer = await api.post("/v1/decisions/x", content=form, headers=content)
+        assert 400 <= answer.status_code < 500, (form, answer.status_code)
+
+
 @pytest.mark.parametrize("is_chunked", [False, True])
 async def test_a_body_over_the_limit_is_refused_before_it_is_parsed_or_anybody_asked(
     api: httpx.AsyncClient, ann: Person, is_chunked: bool
@@ -96,7 +104,8 @@ async def test_a_chunked_body_is_not_taken_in_beyond_the_limit() -> None:
     assert taken == 5000
 
 
-async def test_a_fault_of_ours_shows_an_id_and_nothing_of_its_insides() -> None:
+async def test_a_fault_of_ours_shows_an_id_and_nothing_of_its_insides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(problems, "log", structlog.get_logger())  # one that nobody has bound to an earlier process's
     app = create_app(SETTINGS)
 
     @app.get("/broken")
@@ -178,9 +187,9 @@ async def test_the_api_describes_itself(api: httpx.AsyncClient) -> None:
             assert "application/problem+json" in operation["responses"]["default"]["content"], path
             is_signed_in = path.startswith("/v1/") and not path.startswith("/v1/decisions/")
             assert bool(operation.get("security")) == is_signed_in, path
-    assert len(document["paths"]) == 15
-    assert {"start_run", "say", "follow", "cancel_run"} <= operations_by_id
-    assert len(operations_by_id) == 19
+    assert len(document["paths"]) == 16
+    assert {"start_run", "steer_run", "say", "follow", "cancel_run"} <= operations_by_id
+    assert len(operations_by_id) == 20
 
 
 def test_a_missing_setting_is_named_and_no_secret_is_shown() -> None:

@@ -111,6 +111,29 @@ async def test_an_answer_sends_an_interrupted_run_back_to_the_queue(
     assert (await api.get(f"/v1/runs/{run_id}", headers=ann.headers)).json()["turn"] == 2
 
 
+async def test_a_second_message_waits_interrupts_or_goes_to_the_run_itself(
+    pam: Pam, api: httpx.AsyncClient, ann: Person, run_id: str
+) -> None:
+    await pam.claim(run_id)
+    thread = (await api.get(f"/v1/runs/{run_id}", headers=ann.headers)).json()["thread_id"]
+    door = f"/v1/orgs/{ann.org_id}/threads/{thread}/messages"
+    assert (await api.post(door, json=QUESTION, headers=ann.headers)).status_code == 409
+    waits = await api.post(door, json=QUESTION | {"if_busy": "queue", "priority": 3}, headers=ann.headers)
+    assert waits.status_code == 202, waits.text
+    behind = (await api.get(waits.headers["location"], headers=ann.headers)).json()
+    assert (behind["status"], behind["after_run"], behind["priority"]) == ("queued", run_id, 3)
+    steering = f"/v1/runs/{run_id}/messages"
+    assert (await api.post(steering, json={"message": " "}, headers=ann.headers)).status_code == 422
+    told = await api.post(steering, json={"message": "And be brief."}, headers=ann.headers)
+    assert (told.status_code, told.json()["status"]) == (202, "running")
+    instead = await api.post(door, json=QUESTION | {"if_busy": "roll_back"}, headers=ann.headers)
+    assert instead.status_code == 202
+    assert (await api.get(waits.headers["location"], headers=ann.headers)).json()["status"] == "cancelled"
+    for wrong in ({"if_busy": "shout"}, {"priority": 11}):
+        assert (await api.post(door, json=QUESTION | wrong, headers=ann.headers)).status_code == 422
+    assert (await api.post(steering, json={"message": "x"}, headers=ann.headers)).status_code == 409
+
+
 async def test_messages_are_paged_in_the_order_they_were_said(pam: Pam, api: httpx.AsyncClient, ann: Person) -> None:
     made = await api.post(f"/v1/orgs/{ann.org_id}/threads", json={}, headers=ann.headers)
     url = f"{made.headers['location']}/messages"

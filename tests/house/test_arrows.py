@@ -28,8 +28,8 @@ MAY_IMPORT = {
 # Who alone may import a library, and whether only inside a function. infra and tests stand outside the product.
 ONLY: dict[str, dict[str, str]] = {
     "openai": {"workers/model/openai_wire.py": "at once"},
-    "rq": {"workers/kernel/runqueue.py": "lazily", "workers/main.py": "at once", "functions/hooks.py": "lazily"},
-    "redis": {"workers/kernel/runqueue.py": "lazily"},
+    "rq": {"workers/kernel/runqueue.py": "lazily", "workers/run_worker.py": "at once", "functions/hooks.py": "lazily"},
+    "redis": {"workers/kernel/runqueue.py": "lazily", "workers/run_worker.py": "at once"},
     "psycopg": {
         "workers/kernel/worker_gateway.py": "at once",
         "workers/tools/bound_sql.py": "at once",

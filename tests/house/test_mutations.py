@@ -4,6 +4,7 @@ import re
 
 from infra.mutations.listed import MUTATIONS, TARGETS
 from infra.mutations.mutation import Edit
+from infra.mutations.run import is_wanted
 from tests.house.tree import ROOT
 
 
@@ -34,3 +35,11 @@ def test_every_mutation_has_a_name_of_its_own_and_tests_that_are_there() -> None
     assert sorted(names) == sorted(set(names))
     paths = {word for mutation in MUTATIONS for word in mutation.tests if word.startswith("tests/")}
     assert {path for path in paths if not (ROOT / path).exists()} == set()
+
+
+def test_words_pick_mutations_by_name_or_from_a_number_on() -> None:
+    assert is_wanted(1, "policy dropped: pam.runs", [])
+    assert is_wanted(1, "policy dropped: pam.runs", ["grant", "policy"])
+    assert not is_wanted(1, "policy dropped: pam.runs", ["grant"])
+    assert [is_wanted(number, "x", ["7.."]) for number in (6, 7, 8)] == [False, True, True]
+    assert not is_wanted(7, "x", ["..7"])

@@ -52,7 +52,7 @@ def url(database: Database) -> str:
     return f"postgresql://postgres:{parts['password']}@127.0.0.1:{parts['port']}/{parts['dbname']}"
 
 
-async def pam(*arguments: str) -> tuple[int, str, str]:
+async def pam(*arguments: str, cwd: Path | None = None) -> tuple[int, str, str]:
     """Run the command line as a process."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("PAM_OWNER_DATABASE_URL", None)
@@ -62,6 +62,7 @@ async def pam(*arguments: str) -> tuple[int, str, str]:
         capture_output=True,
         text=True,
         env=environment,
+        cwd=cwd,
         timeout=60,
     )
     return done.returncode, done.stdout, done.stderr
@@ -139,3 +140,21 @@ async def test_the_supabase_cli_applies_the_same_migrations_and_install_adopts_t
     assert await installation.install(project.owner_dsn) == []
     adopted = await project.owner("select version from pam_private.migrations order by version")
     assert [row["version"] for row in adopted] == [m.version for m in installation.read_migrations()]
+
+
+async def test_the_owners_address_is_read_from_the_env_file_too(project: Database, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(f"PAM_OWNER_DATABASE_URL='{url(project)}'\n")
+
+    for command in ("install", "upgrade", "uninstall"):
+        words = (command, "--json", *(["--yes"] if command == "uninstall" else []))
+        status, _, errors = await pam(*words, cwd=tmp_path)
+        assert status == 0, errors
+    assert (await project.owner("select to_regnamespace('pam') as pam"))[0]["pam"] is None
+
+    (tmp_path / ".env").unlink()
+    for command in ("install", "upgrade", "uninstall", "operator"):
+        status, _, errors = await pam(command, cwd=tmp_path)
+        assert (status, "PAM_OWNER_DATABASE_URL" in errors, "Traceback" in errors) == (2, True, False), errors
+    (tmp_path / ".env").write_text("what is this\n")
+    status, _, errors = await pam("operator", cwd=tmp_path)
+    assert (status, errors) == (1, f"pam: {tmp_path}/.env:1: expected NAME=value\n")

@@ -38,6 +38,7 @@ from tests.database.test_doorbell import (
     test_an_event_is_kept_though_it_could_not_be_sent,
 )
 from tests.database.test_doors import test_fifty_starts_at_once_with_one_key_make_one_run
+from tests.database.test_leases import test_the_sweep_ends_what_can_only_end_and_rings_for_what_was_not_heard
 from tests.database.test_open_tables import (
     test_agents_see_exactly_the_rows_that_their_person_sees,
     test_what_cannot_be_mirrored_is_refused_and_leaves_nothing_behind,
@@ -60,7 +61,6 @@ from tests.database.test_schema_changes import proposed
 from tests.database.test_verbs import (
     test_eight_appenders_leave_no_gap,
     test_every_verb_that_takes_a_fence_is_in_this_list_and_refuses_an_old_one,
-    test_the_sweep_ends_what_can_only_end_and_rings_for_what_was_not_heard,
     test_twenty_claims_at_once_are_one,
 )
 from tests.support.database import Database, Template, prepare_platform

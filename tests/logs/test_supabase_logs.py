@@ -13,7 +13,6 @@ import pytest
 
 from tests.logs.journal import NOON, events, query
 from workers.kernel.errors import Unavailable
-from workers.logs.connected import store_of
 from workers.logs.moments import TimeRange
 from workers.logs.query import Condition, LogQuery, LogsRefused, LogStore, Operator, Order, continued
 from workers.logs.supabase_logs import HttpAnswer, SupabaseLogs, statement
@@ -178,21 +177,10 @@ async def test_rows_of_another_shape_are_passed_over(endpoint: Endpoint, odd: An
     assert (await logs(endpoint).find(all_mine())).lines == ()
 
 
-@pytest.mark.parametrize(
-    ("settings", "source"),
-    [
-        ({}, None),
-        ({"kind": "file", "path": "/etc/passwd"}, None),
-        ({"kind": "supabase", "project_ref": "../../v1/x"}, "edge_logs"),
-        ({"kind": "supabase", "project_ref": REF.upper()}, "edge_logs"),
-        ({"kind": "supabase", "project_ref": REF}, None),
-        ({"kind": "supabase", "project_ref": REF, "api": "http://169.254.169.254"}, "edge_logs"),
-        ({"kind": "cloudwatch", "log_group": "/a", "region": "eu-central-1"}, None),
-    ],
-)
-def test_settings_that_lead_nowhere_are_refused(settings: dict[str, Any], source: str | None) -> None:
+def test_a_reference_of_no_project_is_refused() -> None:
     async def fetch(url: str) -> HttpAnswer:
         raise AssertionError(url)
 
-    with pytest.raises(LogsRefused):
-        store_of(settings, source=source, fetch=fetch)
+    for odd in ("../../v1/x", REF.upper(), f"{REF}\n", REF[1:], ""):
+        with pytest.raises(LogsRefused):
+            SupabaseLogs(project_ref=odd, source="edge_logs", fetch=fetch)

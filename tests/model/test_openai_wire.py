@@ -19,7 +19,7 @@ from workers.model.failures import (
     ModelUnreachable,
 )
 from workers.model.openai_chunks import MAX_ANSWER_CHARACTERS, Chunk, OpenAnswer
-from workers.model.protocol import Answer, Finish, Message, Role, TextDelta, ToolSpec
+from workers.model.protocol import Allowance, Answer, Finish, Message, Role, TextDelta, ToolSpec
 
 FILE_READ = ToolSpec("file_read", "Read a file.", {"type": "object", "properties": {"path": {"type": "string"}}})
 KEY = "sk-canary-0123456789"
@@ -28,7 +28,7 @@ KEY = "sk-canary-0123456789"
 async def ask(model, user, *, tools=(), history=()) -> tuple[list[str], Answer]:
     """All deltas and the answer; checks that the answer comes once, last, and is its deltas joined."""
     messages = [Message(Role.SYSTEM, "You are a test."), Message(Role.USER, user), *history]
-    items = [item async for item in model.stream(messages, tools, max_output_tokens=200)]
+    items = [item async for item in model.stream(messages, tools, allowed=Allowance(200))]
     *deltas, answer = items
     assert isinstance(answer, Answer)
     assert all(isinstance(delta, TextDelta) for delta in deltas)
@@ -227,7 +227,7 @@ async def test_nobody_listening_is_unreachable(model_at):
 
 async def test_closing_the_answer_hangs_up(rehearsal, model):
     user = await rehearsal.one_turn("closed-early", 'say: "one two", hang_seconds: 60')
-    stream = model.stream([Message(Role.USER, user)], [], max_output_tokens=9)
+    stream = model.stream([Message(Role.USER, user)], [], allowed=Allowance(9))
     async with aclosing(stream) as items:
         assert await anext(items) == TextDelta("one ")
     await rehearsal.until_abandoned(user)
@@ -238,7 +238,7 @@ async def test_cancelling_the_reader_hangs_up(rehearsal, model):
     heard = asyncio.Event()
 
     async def read() -> None:
-        async for _ in model.stream([Message(Role.USER, user)], [], max_output_tokens=9):
+        async for _ in model.stream([Message(Role.USER, user)], [], allowed=Allowance(9)):
             heard.set()
 
     reader = asyncio.create_task(read())

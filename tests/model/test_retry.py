@@ -9,8 +9,8 @@ from workers.model.failures import (
     ModelRefusedRequest,
     ModelTimeout,
 )
-from workers.model.protocol import Answer, Message, Restarted, Role, TextDelta
-from workers.model.retry import RetryingModel
+from workers.model.protocol import Allowance, Answer, Message, Restarted, Role, TextDelta
+from workers.model.retry import Retries, RetryingModel
 
 
 class Pauses(list):
@@ -35,13 +35,14 @@ def pauses() -> Pauses:
 def retrying(model, pauses):
     def build(behind=model, **settings: object) -> RetryingModel:
         settings = {"uniform": lambda low, high: high, **settings}
-        return RetryingModel(model=behind, sleep=pauses.sleep, monotonic=pauses.monotonic, **settings)
+        retries = Retries(sleep=pauses.sleep, monotonic=pauses.monotonic, **settings)
+        return RetryingModel(model=behind, retries=retries)
 
     return build
 
 
 async def items_of(model, user):
-    return [item async for item in model.stream([Message(Role.USER, user)], [], max_output_tokens=50)]
+    return [item async for item in model.stream([Message(Role.USER, user)], [], allowed=Allowance(50))]
 
 
 async def test_a_short_overload_is_waited_out_with_growing_pauses(rehearsal, retrying, pauses):
@@ -110,6 +111,20 @@ async def test_all_broken_attempts_are_summed_in_the_last_failure(rehearsal, ret
     assert caught.value.lost_usage.output_tokens == 3 * 2
 
 
+async def test_broken_attempts_together_use_no_more_than_the_call_may(rehearsal, retrying, pauses):
+    user = await rehearsal.one_turn("cut-and-out", 'say: "one two", cut: text')
+    stream = retrying(max_attempts=20).stream(
+        [Message(Role.USER, user)], [], allowed=Allowance(160, input_tokens=20, total_tokens=200)
+    )
+    with pytest.raises(MalformedAnswer) as caught:
+        [item async for item in stream]
+    # Of 200 tokens each attempt loses 10 or so; the next sends 20 more and may write 128 at least.
+    lost = caught.value.lost_usage
+    assert 200 - lost.input_tokens - lost.output_tokens < 20 + 128
+    assert caught.value.lacks_allowance
+    assert len(pauses) < 8
+
+
 async def test_no_mark_is_given_where_nothing_was_told(rehearsal, retrying):
     user = await rehearsal.one_turn("cut-call-once", "call: [{t: {a: b}}], cut: tool_call, trouble_times: 1")
     items = await items_of(retrying(), user)
@@ -127,7 +142,7 @@ async def test_an_answer_without_end_is_cut_at_the_bound_of_the_whole_call(rehea
 
 async def test_leaving_early_hangs_up_through_the_retries(rehearsal, retrying):
     user = await rehearsal.one_turn("left-early", 'say: "one", hang_seconds: 60')
-    stream = retrying().stream([Message(Role.USER, user)], [], max_output_tokens=9)
+    stream = retrying().stream([Message(Role.USER, user)], [], allowed=Allowance(9))
     assert await anext(stream) == TextDelta("one")
     await stream.aclose()
     await rehearsal.until_abandoned(user)

@@ -10,7 +10,9 @@ import redis as client
 
 from infra.local.facts import StackFacts
 from tests.support.outside import Outside, reply, says, sender
+from workers.kernel.errors import Unavailable
 from workers.outbound.breaker import FAILURES, PAUSE_SECONDS, Breaker
+from workers.outbound.credentials import Injection
 from workers.outbound.failures import OutboundFailed, OutboundRefused
 
 HOST = "api.example.com"
@@ -129,3 +131,15 @@ async def test_a_success_opens_the_way_again(breaker: Breaker, stack: StackFacts
             await guarded.get(server.url)
         rewound(stack, f"pam:{guarded.org_id}:breaker:localhost:{server.port}")
         assert [(await guarded.get(server.url)).body for _ in range(3)] == [b"well again"] * 3
+
+
+async def test_a_connection_that_does_not_open_is_not_held_against_the_host(breaker: Breaker) -> None:
+    async def away(_: str) -> Injection:
+        raise Unavailable("its token endpoint does not answer")
+
+    async with Outside.open(says(reply())) as server:
+        client = sender(on_this_machine=True, breaker=breaker)
+        for _ in range(FAILURES):
+            with pytest.raises(OutboundFailed, match="could not be opened"):
+                await client.get(server.url, inject=away)
+        assert (await client.get(server.url)).status == 200

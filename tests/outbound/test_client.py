@@ -1,5 +1,6 @@
 """The guarded client at work: what it sends, what it repeats, where it follows, and how it tells trouble."""
 
+import asyncio
 import gzip
 import zlib
 from dataclasses import replace
@@ -21,7 +22,9 @@ from tests.support.outside import (
     says_and_waits,
     sender,
 )
+from workers.kernel.errors import Unavailable
 from workers.outbound.client import retry_after
+from workers.outbound.credentials import Injection
 from workers.outbound.failures import OutboundFailed, OutboundRefused
 from workers.outbound.request import Request
 
@@ -129,18 +132,39 @@ async def test_repeats_end() -> None:
         assert (answer.status, answer.attempts, await server.connected()) == (503, 3, 3)
 
 
-@pytest.mark.parametrize("status", [429, 503])
-@pytest.mark.parametrize("after", ["0", format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True)])
-async def test_whoever_asks_to_be_asked_again_is(status: int, after: str) -> None:
-    async with Outside.open(says(reply(status, Retry_After=after), reply(201))) as server:
-        answer = await sender(on_this_machine=True).send("POST", server.url, idempotency_key="once")
-        keys = [asked.header("idempotency-key") for asked in server.asked]
-    assert (answer.status, keys) == (201, ["once", "once"])
-
-
 @pytest.mark.parametrize(
-    "after", ["16", "99999999999", format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True)]
+    ("method", "status", "times"), [("POST", 429, 2), ("GET", 429, 2), ("GET", 503, 2), ("POST", 503, 1)]
 )
+@pytest.mark.parametrize("after", ["0", "Fri, 01 Jan 2016 00:00:00 GMT"])
+async def test_whoever_asks_to_be_asked_again_is_where_nothing_was_done(
+    method: str, status: int, times: int, after: str
+) -> None:
+    async with Outside.open(says(reply(status, Retry_After=after), reply(201))) as server:
+        answer = await sender(on_this_machine=True).send(method, server.url, idempotency_key="once")
+        keys = [asked.header("idempotency-key") for asked in server.asked]
+    assert (answer.status, len(keys)) == (201 if times == 2 else status, times)
+    assert set(keys) == ({"once"} if method == "POST" else {None})
+
+
+async def test_a_token_that_does_not_come_says_nothing_of_the_host_and_holds_nobody_up() -> None:
+    async def never(_: str) -> Injection:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def away(_: str) -> Injection:
+        raise Unavailable("its token endpoint does not answer")
+
+    async with Outside.open(says(reply(200))) as server:
+        limits = replace(QUICK, total_seconds=0.5)
+        with pytest.raises(OutboundFailed) as failed:
+            await sender(on_this_machine=True, limits=limits).send("POST", server.url, inject=never)
+        assert not failed.value.was_sent
+        with pytest.raises(OutboundFailed, match="could not be opened") as failed:
+            await sender(on_this_machine=True).send("POST", server.url, inject=away)
+        assert (failed.value.was_sent, await server.connected()) == (False, 0)
+
+
+@pytest.mark.parametrize("after", ["16", "99999999999", "Thu, 01 Jan 2099 00:00:00 GMT"])
 async def test_whoever_asks_for_too_long_a_pause_is_left_alone(after: str) -> None:
     async with Outside.open(says(reply(503, Retry_After=after))) as server:
         answer = await sender(on_this_machine=True).get(server.url)

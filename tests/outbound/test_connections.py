@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 import pytest
 
 from infra.local.facts import StackFacts
-from tests.support.bench import Bench
 from tests.support.database import Template
 from tests.support.strongroom import HOST, Strongroom
 from tests.support.token_endpoint import Asked, answer, token
@@ -22,10 +21,8 @@ from workers.outbound.connections import Connections
 async def first_room(
     template: Template, stack: StackFacts, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Strongroom]:
-    async with template.clone() as cloned, Bench.open(cloned, stack) as bench:
-        file = tmp_path_factory.mktemp("keys") / "keys.json"
-        async with Strongroom.open(bench, key_file=file) as room:
-            yield room
+    async with Strongroom.in_a_database(template, stack, tmp_path_factory.mktemp("keys")) as room:
+        yield room
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import re
 import secrets
 import signal
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -135,6 +136,36 @@ async def test_a_cancelled_call_takes_the_whole_tree(bubblewrap: Bubblewrap) -> 
     assert processes_of("4323.5") == []
 
 
+@pytest.mark.parametrize("way", ["copy_in", "copy_out"])
+async def test_a_cancelled_call_keeps_its_folders_until_a_copy_is_done_with_them(
+    bubblewrap: Bubblewrap, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    copy = getattr(copying, way)
+    began, may_go_on = threading.Event(), threading.Event()
+    places: list[os.stat_result] = []
+
+    def slow(folder: int, *given: object) -> object:
+        places.append(os.fstat(folder))
+        began.set()
+        may_go_on.wait(20)
+        places.append(os.fstat(folder))
+        return copy(folder, *given)
+
+    monkeypatch.setattr(f"workers.sandbox.bubblewrap.{way}", slow)
+    before = len(os.listdir("/proc/self/fd"))
+    running = asyncio.create_task(done(bubblewrap, SHELL, "true", InputFile("a", b"a")))
+    await asyncio.to_thread(began.wait, 10)
+    for _ in range(2):  # an impatient caller cancels twice
+        running.cancel()
+        await asyncio.wait({running}, timeout=0.1)
+        assert not running.done()
+    may_go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert [place.st_dev for place in places] == [places[0].st_dev] * 2
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 _WORKER = """
 import asyncio, sys
 from pathlib import Path
@@ -171,7 +202,7 @@ async def test_memory_of_many_processes_counts_together(bubblewrap: Bubblewrap) 
 
 async def test_a_machine_short_of_memory_stops_programs(bubblewrap: Bubblewrap) -> None:
     outcome = await done(bubblewrap, SHELL, "sleep 15", host_memory_left_bytes=2**60)
-    assert outcome.stopped is Stop.MEMORY
+    assert outcome.stopped is Stop.HOST
 
 
 async def test_files_that_do_not_fit_are_refused_with_what_to_do(bubblewrap: Bubblewrap) -> None:

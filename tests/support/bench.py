@@ -31,6 +31,7 @@ from workers.logs.local_store import LocalLogs
 from workers.model.openai_api import OpenAIApi
 from workers.model.openai_wire import OpenAIModel
 from workers.model.protocol import ToolCall
+from workers.model.retry import Retries
 from workers.outbound.breaker import Breaker
 from workers.outbound.client import Outbound
 from workers.outbound.limits import OutboundLimits
@@ -38,7 +39,6 @@ from workers.outbound.network import GuardedNetwork, public_trust, system_resolv
 from workers.sandbox.probe import ProbedSandbox, sandbox_home
 from workers.tools import REGISTERED, TOOLS
 from workers.tools.bound_sql import BoundSql, SqlLimits
-from workers.tools.log_places import LogPlaces
 from workers.tools.redis_space import RedisSpace
 from workers.tools.tool import Tool, ToolContext, ToolServices
 
@@ -78,18 +78,19 @@ class Bench:
         )
         outbound = Outbound(network=network, breaker=breaker, limits=OutboundLimits(backoff_seconds=0))
         wire = OpenAIModel(name="rehearsal", api_key="sk-canary-of-the-bench", base_url=facts.rehearsal_url)
+        retries = Retries(max_attempts=3, total_seconds=100, base_pause_seconds=0.01)
         model_api = OpenAIApi(
-            wire=wire, base_url=facts.rehearsal_url, models=("rehearsal", "rehearsal-small"), base_pause_seconds=0.01
+            wire=wire, base_url=facts.rehearsal_url, models=("rehearsal", "rehearsal-small"), retries=retries
         )
         sandbox = ProbedSandbox(home=sandbox_home(str(home())))
         await gateway.open()
         await sql.open()
         try:
             user, org = await database.new_organization()
-            logs = LogPlaces(own=LocalLogs(folder=Path(facts.state) / "logs"))
+            logs = LocalLogs(folder=Path(facts.state) / "logs")
             with TemporaryDirectory(prefix="pam-files-") as folder:
                 services = ToolServices(
-                    sql=sql, redis=redis, workspace=folder_workspace(Path(folder)), outbound=outbound, logs=logs,
+                    sql=sql, redis=redis, workspace=folder_workspace(Path(folder)), outbound=outbound, own_logs=logs,
                     model_api=model_api, breaker=breaker, sandbox=sandbox, known=REGISTERED,
                 )  # fmt: skip
                 yield await cls._claimed(database, gateway, services, user, org)

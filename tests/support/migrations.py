@@ -1,7 +1,9 @@
 """A project whose schema an agent may change: a bench, a trusted organisation, and a real operator beside it."""
 
 import asyncio
+import os
 import re
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -9,8 +11,10 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from infra.local.facts import StackFacts
+from infra.local.stack import ROOT
 from infra.owner.process import Operator
 from infra.owner.rebuild import Rebuild
 from infra.owner.trial import OperatorLimits
@@ -126,17 +130,30 @@ async def operating(
         await task
 
 
+@asynccontextmanager
+async def operator_process(database: Database) -> AsyncIterator[asyncio.subprocess.Process]:
+    """The operator as the process that people start, at work; killed at the end if it is still there."""
+    parts = conninfo_to_dict(database.owner_dsn)
+    url = f"postgresql://postgres:{parts['password']}@127.0.0.1:{parts['port']}/{parts['dbname']}"
+    kept = {key: os.environ[key] for key in ("PATH", "HOME", "PAM_HOME") if key in os.environ}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "infra.owner", cwd=ROOT, stderr=asyncio.subprocess.PIPE,
+        env={**kept, "PYTHONPATH": str(ROOT), "PAM_OWNER_DATABASE_URL": url},
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        async with asyncio.timeout(20):
+            assert b"operator ready" in await process.stderr.readline()
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
 async def trust(database: Database, org: UUID) -> None:
     """As the project's owner."""
     await database.owner("select pam.trust_organization_with_schema(%s)", org)
-
-
-@pytest.fixture(scope="session")
-async def rebuild() -> AsyncIterator[Rebuild]:
-    """One throw-away server for all tests."""
-    rebuild = Rebuild()
-    yield rebuild
-    await rebuild.close()
 
 
 @pytest.fixture(scope="module")

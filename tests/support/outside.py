@@ -159,19 +159,40 @@ class Outside:
                 writer.close()
 
 
-class Dialling(httpcore.AsyncNetworkBackend):
-    """Opens sockets on this machine alone, and remembers every address that it was told to open."""
+class _Reached(httpcore.AsyncNetworkStream):
+    """A stream to this machine that says it leads to the address that was asked for."""
 
-    def __init__(self, *, really: tuple[str, int] | None = None) -> None:
+    def __init__(self, stream: httpcore.AsyncNetworkStream, server_addr: tuple[str, int]) -> None:
+        self._stream, self._server_addr = stream, server_addr
+
+    async def start_tls(self, *more: Any, **others: Any) -> httpcore.AsyncNetworkStream:
+        return await self._stream.start_tls(*more, **others)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._server_addr if info == "server_addr" else self._stream.get_extra_info(info)
+
+
+class Dialling(httpcore.AsyncNetworkBackend):
+    """Opens sockets on this machine alone, and remembers every address that it was told to open.
+
+    `really`: lies about where it connects to; with `as_asked` it stands for the Internet, and the lie is not seen.
+    """
+
+    def __init__(self, *, really: tuple[str, int] | None = None, as_asked: bool = False) -> None:
         self.dialled: list[str] = []
         self._really = really
+        self._as_asked = as_asked
         self._system = httpcore.AnyIOBackend()
 
     async def connect_tcp(self, host: str, port: int, *more: Any, **others: Any) -> httpcore.AsyncNetworkStream:
-        """As httpcore asks; `really`: lies about where it connects to."""
+        """As httpcore asks."""
         self.dialled.append(host)
         if self._really:
-            return await self._system.connect_tcp(*self._really, *more, **others)
+            stream = await self._system.connect_tcp(*self._really, *more, **others)
+            return _Reached(stream, (host, port)) if self._as_asked else stream
         if not ipaddress.ip_address(host).is_loopback:
             raise httpcore.ConnectError("not from here")
         return await self._system.connect_tcp(host, port, *more, **others)

@@ -10,13 +10,17 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import httpcore
+import pytest
 from psycopg.types.json import Jsonb
 
+from infra.local.facts import StackFacts
 from tests.database.world import connect
 from tests.support.bench import Bench
+from tests.support.database import Template
 from tests.support.token_endpoint import TokenEndpoint
 from workers.kernel import deposit
 from workers.kernel.envelope import Envelope, KeyRing
+from workers.kernel.errors import Refused
 from workers.kernel.key_file import LocalKeyRing
 from workers.kernel.ledger import tool_calls
 from workers.kernel.ledger.connections import ConnectionTerms
@@ -28,6 +32,7 @@ from workers.outbound.network import GuardedNetwork, public_trust, system_resolv
 from workers.outbound.oauth import TokenPost, post_through, token_limits
 
 HOST = "api.example.com"
+_BROKEN = "The connection {} cannot be used: its secret does not open any more; an admin rotates it."
 
 
 @dataclass
@@ -60,6 +65,17 @@ class Strongroom:
         post = post_through(Outbound(network=network, breaker=None, limits=token_limits()))
         async with TokenEndpoint.open() as endpoint:
             yield cls(bench, vault, Connections(vault=vault, post=post), endpoint, post, key_file)
+
+    @classmethod
+    @asynccontextmanager
+    async def in_a_database(cls, template: Template, facts: StackFacts, folder: Path) -> AsyncIterator["Strongroom"]:
+        """A database of a module's own with a vault over it, its keys in a file of the folder."""
+        async with (
+            template.clone() as cloned,
+            Bench.open(cloned, facts) as bench,
+            cls.open(bench, key_file=folder / "keys.json") as room,
+        ):
+            yield room
 
     async def elsewhere(self) -> "Strongroom":
         """Another person's organisation, over the same keys."""
@@ -153,3 +169,32 @@ class Strongroom:
             self.bench.org_id,
             action,
         )
+
+
+async def settled(room: Strongroom, *names: str) -> None:
+    """Connections whose secrets lie under the ring."""
+    for name in names:
+        await room.add(name, f"secret of {name}")
+        await room.inject(name)
+    room.vault.envelope.forget()
+
+
+async def assert_broken(room: Strongroom, name: str) -> None:
+    """A connection whose secret does not open is refused in its sentence, and the audit says so."""
+    with pytest.raises(Refused) as caught:
+        await room.inject(name)
+    assert str(caught.value) == _BROKEN.format(name)
+    *_, opened, failed = await room.audits("connection.use")
+    assert (opened["is_allowed"], failed["is_allowed"], failed["subject"]["code"]) == (True, False, "broken")
+
+
+room_ids: dict[str, Any] = {}
+
+
+def room_terms(room: Strongroom, name: str) -> dict[str, Any]:
+    """What a deposit says of a bearer connection of this name, whose id is kept for the row."""
+    room_ids[name] = uuid4()
+    return {
+        "org_id": str(room.bench.org_id), "id": str(room_ids[name]), "name": name, "kind": "bearer", "hosts": [HOST],
+        "settings": {}, "version": 1,
+    }  # fmt: skip

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from typing import Any
 
 import pytest
@@ -22,10 +23,44 @@ DOUBLING = {f"d{n}": {"allOf": [{"$ref": f"#/$defs/d{n + 1}"}] * 20} for n in ra
         ),
         pytest.param(
             {"type": "object", "$ref": "https://evil.example/s.json"},
-            "stays within the schema",
+            "names a definition of the schema itself",
             id="an address to fetch",
         ),
-        pytest.param({"type": "object", "$ref": "file:///etc/passwd"}, "stays within the schema", id="a file to read"),
+        pytest.param(
+            {"type": "object", "$ref": "file:///etc/passwd"},
+            "names a definition of the schema itself",
+            id="a file to read",
+        ),
+        pytest.param(
+            {"type": "object", "allOf": [{"$ref": "#/x"}], "x": {"type": 5}},
+            "names a definition of the schema itself",
+            id="a reference to what no meta-schema has seen",
+        ),
+        pytest.param(
+            {"type": "object", "$ref": "#/$defs/a/x", "$defs": {"a": {"x": {"type": 5}}}},
+            "names a definition of the schema itself",
+            id="a reference into a definition",
+        ),
+        pytest.param(
+            {"type": "object", "$ref": "#/$defs/%61", "$defs": {"%61": {}, "a": {"$ref": "#/$defs/%61"}}},
+            "names a definition of the schema itself",
+            id="a name that reads in two ways",
+        ),
+        pytest.param(
+            {"type": "object", "properties": {"a": {"$schema": "http://json-schema.org/draft-03/schema#"}}},
+            "Schemas are of Draft 2020-12",
+            id="another draft inside",
+        ),
+        pytest.param(
+            {"type": "object", "properties": {"a": {"uniqueItems": True}}},
+            "uniqueItems is not taken",
+            id="every item beside every other",
+        ),
+        pytest.param(
+            {"type": "object", "unevaluatedProperties": {"type": "string"}},
+            "unevaluatedProperties is not taken",
+            id="what doubles at every level",
+        ),
         pytest.param(
             {"type": "object", "$id": "https://evil.example/"}, "$id is not taken", id="a base of another address"
         ),
@@ -65,7 +100,44 @@ def test_a_schema_that_could_do_harm_is_refused(schema: dict[str, Any], told: st
 
 
 def test_a_property_may_be_named_like_a_word_of_schemas() -> None:
-    assert answer_schema.checked({"type": "object", "properties": {"pattern": {"type": "string"}, "$id": {}}})
+    assert answer_schema.checked(
+        {"type": "object", "properties": {"pattern": {"type": "string"}, "$id": {}, "uniqueItems": {}}}
+    )
+
+
+def test_a_reference_to_a_definition_and_the_draft_s_own_name_are_taken() -> None:
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "type": "object",
+        "properties": {"a": {"$ref": "#/$defs/a"}, "b": {"$ref": "#/definitions/b-1"}},
+        "$defs": {"a": {"type": "integer"}},
+        "definitions": {"b-1": {"type": "string"}},
+    }
+    assert answer_schema.faults('{"a": 1, "b": "x"}', answer_schema.checked(schema)) == []
+    assert len(answer_schema.faults('{"a": "x", "b": 1}', answer_schema.checked(schema))) == 2
+
+
+@pytest.mark.parametrize(
+    ("items", "answer"),
+    [
+        pytest.param({"allOf": [{}] * 400}, {"a": [1] * 2_000}, id="many parts and many values"),
+        pytest.param({"type": "string"}, {"a": [[]] * 100_000}, id="very many values"),
+        pytest.param({"anyOf": [{"minLength": 9}] * 900}, {"a": ["x" * 100_000]}, id="a long text and many parts"),
+    ],
+)
+def test_an_answer_too_large_for_its_schema_is_told_at_once(items: dict[str, Any], answer: Any) -> None:
+    schema = answer_schema.checked({"type": "object", "properties": {"a": {"items": items}}})
+    began = time.monotonic()
+    (told,) = answer_schema.faults(json.dumps(answer), schema)
+    assert "The answer is too large to be held against this schema" in told
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize("number", ["9" * 4_000, "1e400", "-1e400"])
+def test_a_number_that_cannot_be_reckoned_with_is_a_fault(number: str) -> None:
+    schema = answer_schema.checked({"type": "object", "properties": {"a": {"multipleOf": 0.1}}})
+    (told,) = answer_schema.faults(f'{{"a": {number}}}', schema)
+    assert told.startswith("The answer cannot be held against the schema: ")
 
 
 @pytest.mark.parametrize(

@@ -284,6 +284,19 @@ async def test_a_token_that_is_not_let_in_is_fetched_anew_once(bench: Bench, men
         assert len(server.asked) == asked_times
 
 
+async def test_what_took_effect_before_a_redirect_is_not_done_again_for_a_401(bench: Bench) -> None:
+    async with Outside.open(says(reply(303, Location="/orders/5"), reply(401))) as server:
+        await allowed(bench, server)
+        credentials = OneConnection(host=f"localhost:{server.port}")
+        credentials.refusals_to_mend = 1
+        bench.services = replace(bench.services, credentials=credentials)
+        status, text = await bench.use(
+            "api_call", method="POST", url=f"{server.url}/orders", json_body={"n": 1}, connection="billing"
+        )
+        assert (status, text.startswith("HTTP 401")) == ("succeeded", True)
+        assert [asked.method for asked in server.asked] == ["POST", "GET"]
+
+
 async def test_a_person_sees_what_would_leave_the_house(bench: Bench) -> None:
     args = api_call.Args(
         method="POST",

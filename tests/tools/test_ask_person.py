@@ -14,7 +14,7 @@ async def test_a_question_waits_until_the_tools_beside_it_are_done(bench: Bench)
     read = await bench.planned("file_list", {})
     assert question.effect is CallEffect.PAUSE
     assert next_calls((question, read)) == CallTools((read,))
-    assert next_calls((question, await bench.carry_out(read))) == AwaitPerson((question,))
+    assert next_calls((question, await bench.carry_out(read))) == AwaitPerson()
 
 
 async def test_the_answer_becomes_the_result(bench: Bench) -> None:

@@ -15,15 +15,10 @@ from workers.tools.database_query import Args
 from workers.tools.tool import ToolContext
 
 
-@pytest.fixture(scope="module")
-async def bare(stack: StackFacts) -> Template:
-    return await Template.make(stack, name="pam_written", with_sample=False)
-
-
 @pytest.fixture
-async def bench(bare: Template, stack: StackFacts) -> AsyncIterator[Bench]:
+async def bench(bare_template: Template, stack: StackFacts) -> AsyncIterator[Bench]:
     """The run of somebody who owns team 2 and items 11 to 18; PAM's own default asks before a write."""
-    async with bare.clone() as database, WriteWorld.open(database, stack, statement_seconds=4) as world:
+    async with bare_template.clone() as database, WriteWorld.open(database, stack, statement_seconds=4) as world:
         bench = world.bench
         await database.rpc(
             bench.user_id, "reset_policy", org_id=bench.org_id, role="owner", tool="database_query", effect="write"
@@ -38,8 +33,8 @@ async def test_an_update_is_shown_row_by_row_and_then_done(bench: Bench) -> None
     lines = (ask.shown or "").splitlines()
     assert lines[0] == "The update would write 2 of public.items:"
     before, after = json.loads(lines[1].removeprefix("- ")), json.loads(lines[2].removeprefix("+ "))
-    assert (before["id"], before["amount"], before["title"]) == (11, 0, "mine")
-    assert (after["id"], after["amount"], after["title"]) == (11, 5, "seen")
+    assert before == {"id": 11, "amount": 0, "title": "mine"}, "its key and what changes, and nothing else"
+    assert after == {"id": 11, "amount": 5, "title": "seen"}
     assert {name: ask.facts[name] for name in ("rows", "tables")} == {"rows": 2, "tables": {"public.items": 2}}
     done = await bench.carry_out(await bench.decided(call, ask, verdict="approve"))
     assert done.status is CallStatus.SUCCEEDED
@@ -50,6 +45,29 @@ async def test_an_update_is_shown_row_by_row_and_then_done(bench: Bench) -> None
     assert [row["id"] for row in rows] == [11, 12]
     written = await bench.database.admin("select tables from pam_private.agent_writes where call_id = %s", call.id)
     assert written == [{"tables": {"public.items": 2}}]
+
+
+async def test_what_changes_far_behind_in_a_long_row_is_shown_too(bench: Bench) -> None:
+    long = "x" * 30_000
+    await bench.database.admin("update public.items set title = %s where id in (11, 12)", long)
+    _, ask = await bench.asked(
+        "database_query", sql="update items set title = title || $1 where id = 11", parameters=["!"], write=True
+    )
+    before, after = (json.loads(line[2:]) for line in (ask.shown or "").splitlines()[1:])
+    assert before["title"] != after["title"], "the digests differ where the beginnings are the same"
+    assert "[cut: 30002 characters, sha256 " in before["title"]
+    _, ask = await bench.asked(
+        "database_query", sql="update items set amount = 7 where id = 12", parameters=[], write=True
+    )
+    assert [json.loads(line[2:]) for line in (ask.shown or "").splitlines()[1:]] == [
+        {"id": 12, "amount": 0}, {"id": 12, "amount": 7},
+    ]  # fmt: skip
+
+
+async def test_a_time_of_day_that_is_written_is_no_other_content(bench: Bench) -> None:
+    sql = "update items i set title = 'at ' || now()::text from teams t where t.id = i.team_id and i.id = 11"
+    call, ask = await bench.asked("database_query", sql=sql, write=True)
+    assert (await bench.carry_out(await bench.decided(call, ask, verdict="approve"))).status is CallStatus.SUCCEEDED
 
 
 async def test_a_declined_write_leaves_everything_as_it_was(bench: Bench) -> None:

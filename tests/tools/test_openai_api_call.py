@@ -11,19 +11,10 @@ import pytest
 
 from infra.local.facts import StackFacts
 from tests.support.bench import Bench
-from workers.kernel.prices import token_price
-from workers.model.openai_api import OpenAIApi
-from workers.model.openai_wire import OpenAIModel
+from tests.support.provider import PERSON, asking, chat, completion, last_call, over, spent
+from workers.kernel.ledger import files
 from workers.tools import TOOLS, openai_api_call
 from workers.tools.openai_api_call import Args, ceiling_usd
-
-KEY = "sk-canary-of-this-test-0123456789"
-PERSON = {
-    "type": "object",
-    "properties": {"name": {"type": "string"}, "age": {"type": "integer", "minimum": 0}},
-    "required": ["name", "age"],
-    "additionalProperties": False,
-}
 
 
 @pytest.fixture
@@ -49,23 +40,6 @@ async def script(stack: StackFacts) -> Any:
             assert unused == {}, name
 
 
-def chat(text: str, **more: Any) -> dict[str, Any]:
-    return {"action": "chat", "messages": [{"role": "user", "content": text}], "model": "rehearsal", **more}
-
-
-async def spent(bench: Bench) -> Decimal:
-    return Decimal(
-        (await bench.database.admin("select cost_usd from pam.runs where id = %s", bench.hold.run_id))[0]["cost_usd"]
-    )
-
-
-async def last_call(bench: Bench) -> dict[str, Any]:
-    rows = await bench.database.admin(
-        "select * from pam.tool_calls where run_id = %s order by step desc limit 1", bench.hold.run_id
-    )
-    return rows[0]
-
-
 async def test_a_chat_is_answered_and_charged_to_the_run(bench: Bench, script: Any) -> None:
     asked = await script('say: "Forty-two."')
     before = await spent(bench)
@@ -84,81 +58,8 @@ async def test_an_answer_of_a_schema_comes_back_as_it_is(bench: Bench, script: A
     assert (status, json.loads(text)) == ("succeeded", {"name": "Ada", "age": 36})
 
 
-def repairing(bench: Bench, *answers: str) -> tuple[Bench, list[Any]]:
-    """A bench whose real client speaks to a server of ours that gives these answers in turn."""
-    sent: list[Any] = []
-
-    def handle(request: httpx.Request) -> httpx.Response:
-        sent.append(json.loads(request.content))
-        return httpx.Response(200, json=_completion(answers[min(len(sent), len(answers)) - 1]))
-
-    return _over(bench, handle), sent
-
-
-def _completion(text: str, finish: str = "stop", **message: Any) -> dict[str, Any]:
-    said = {"role": "assistant", "content": text, **message}
-    return {
-        "id": "c", "object": "chat.completion", "created": 0, "model": "rehearsal",
-        "choices": [{"index": 0, "message": said, "finish_reason": finish, "logprobs": None}],
-        "usage": {"prompt_tokens": 1000, "completion_tokens": 100, "total_tokens": 1100},
-    }  # fmt: skip
-
-
-def _over(bench: Bench, handle: Any, **settings: Any) -> Bench:
-    """A bench whose provider is this handler, behind the real client and the real breaker."""
-    wire = OpenAIModel(name="rehearsal", api_key=KEY, base_url="http://provider.example/v1")
-    wire._client._client = httpx.AsyncClient(transport=httpx.MockTransport(handle))
-    api = OpenAIApi(
-        wire=wire, base_url=f"http://{uuid4().hex}.example/v1", models=("rehearsal",), base_pause_seconds=0, **settings
-    )
-    return replace(bench, services=replace(bench.services, model_api=api))
-
-
-ONE = token_price("rehearsal", input_tokens=1000, output_tokens=100)[0]
-
-
-async def test_an_answer_beside_the_schema_is_repaired_once(bench: Bench) -> None:
-    repaired, sent = repairing(bench, '{"name": "Ada"}', '{"name": "Ada", "age": 36}')
-    before = await spent(bench)
-    status, text = await repaired.use("openai_api_call", **{**chat("Who?"), "action": "structured"}, json_schema=PERSON)
-    assert (status, json.loads(text)) == ("succeeded", {"name": "Ada", "age": 36})
-    assert sent[0]["response_format"]["json_schema"]["schema"] == PERSON
-    assert sent[1]["messages"][-2] == {"role": "assistant", "content": '{"name": "Ada"}'}
-    assert "'age' is a required property" in sent[1]["messages"][-1]["content"]
-    assert await spent(bench) == before + 2 * ONE
-
-
-@pytest.mark.parametrize(
-    "answer", ["no JSON", "{}", "[]", '{"name": "Ada", "age": NaN}', "[" * 5_000, '{"name":1,"age":-1}']
-)
-async def test_an_answer_that_stays_wrong_is_a_failure_that_was_paid(bench: Bench, answer: str) -> None:
-    wrong, sent = repairing(bench, answer)
-    before = await spent(bench)
-    status, text = await wrong.use("openai_api_call", **{**chat("Who?"), "action": "structured"}, json_schema=PERSON)
-    assert status == "failed"
-    assert "gave no answer of this schema, twice. At last: " in text
-    assert len(sent) == 2
-    assert await spent(bench) == before + 2 * ONE
-
-
-@pytest.mark.parametrize(
-    ("completion", "told"),
-    [
-        (_completion("I must not.", "stop", refusal="I must not."), "rehearsal refused: I must not."),
-        (_completion("", "content_filter"), "rehearsal refused: without a word"),
-        (_completion(""), "The model gave an empty answer."),
-        ({**_completion("x"), "choices": []}, "The model gave an empty answer."),
-    ],
-)
-async def test_an_answer_that_is_none_is_told_and_charged(bench: Bench, completion: Any, told: str) -> None:
-    failing = _over(bench, lambda request: httpx.Response(200, json=completion))
-    before = await spent(bench)
-    assert await failing.use("openai_api_call", **chat("x")) == ("failed", told)
-    assert await spent(bench) == before + ONE
-
-
 async def test_an_answer_that_was_cut_says_so(bench: Bench) -> None:
-    cut = _over(bench, lambda request: httpx.Response(200, json=_completion("So far", "length")))
+    cut = over(bench, lambda request: httpx.Response(200, json=completion("So far", "length")))
     status, text = await cut.use("openai_api_call", **chat("x", max_output_tokens=100))
     assert (status, text) == ("succeeded", "So far\n[cut at 100 tokens: ask for more, or for less]")
     cut = replace(await cut.beside(), services=cut.services)  # what has heard another model asks before more leaves
@@ -196,98 +97,91 @@ async def test_a_recording_is_spoken_into_the_workspace_and_heard_again(bench: B
     assert heard == ("succeeded", "Good morning, team.")
     call = await last_call(bench)
     assert (call["origin"], call["cost_usd"]) == ("recording audio/hello.mp3", Decimal("0.000100"))
-    bench = await bench.beside()
-    again = await bench.use("openai_api_call", action="speech", path="audio/hello.mp3", text="Good evening.")
-    assert again[1].startswith("audio/hello.mp3 is written, version 2")
 
 
-async def test_a_person_sees_all_that_would_leave(bench: Bench) -> None:
-    await bench.database.admin(
-        "update pam.runs set tainted_at = now(), taint = 'a page' where id = %s", bench.hold.run_id
-    )
-    _, ask = await bench.asked("openai_api_call", **chat("the secret plan"))
-    assert ask.shown is not None
-    assert ask.shown.endswith("(chat):\nuser: the secret plan")
-
-
-@pytest.mark.parametrize(
-    ("status", "headers", "told", "tries"),
-    [
-        (401, {}, "does not accept our key: check OPENAI_API_KEY", 1),
-        (403, {}, "Our key may not use the model rehearsal", 1),
-        (404, {}, "There is no model rehearsal here", 1),
-        (400, {}, "refuses this request (400)", 1),
-        (429, {"retry-after": "0"}, "asks us to slow down", 3),
-        (500, {}, "failed with status 500", 3),
-        (529, {}, "failed with status 529", 3),
-        (429, {"retry-after": "3600"}, "asks us to slow down", 1),
-    ],
-)
-async def test_what_goes_wrong_is_one_sentence_without_the_key(
-    bench: Bench, status: int, headers: dict[str, str], told: str, tries: int
-) -> None:
-    asked: list[httpx.Request] = []
+async def test_a_recording_is_overwritten_only_by_who_names_its_version(bench: Bench) -> None:
+    asked: list[Any] = []
 
     def handle(request: httpx.Request) -> httpx.Response:
         asked.append(request)
-        error = {"message": f"Incorrect API key provided: {KEY}", "type": "x", "param": None, "code": None}
-        return httpx.Response(status, headers=headers, json={"error": error})
+        return httpx.Response(200, content=b"sound", headers={"content-type": "audio/mpeg"})
 
-    failing = _over(bench, handle)
-    before = await spent(bench)
-    outcome, text = await failing.use("openai_api_call", **chat("x"))
-    assert (outcome, told in text) == ("failed", True), text
-    assert len(asked) == tries, "one level of retries, and none of the client's own"
-    assert KEY not in str(await bench.database.admin("select result, payload from pam.tool_calls, pam.events"))
-    assert await spent(bench) == before
-
-
-@pytest.mark.parametrize("answer", [b"no JSON", b"[]", b'{"choices": 7}', b'{"choices": [{"message": null}]}', b""])
-async def test_an_answer_of_another_shape_breaks_nothing(bench: Bench, answer: bytes) -> None:
-    odd = _over(
-        bench, lambda request: httpx.Response(200, content=answer, headers={"content-type": "application/json"})
+    speaking = over(bench, handle)
+    recording = {"action": "speech", "path": "a.mp3", "text": "Good morning."}
+    assert (await speaking.use("openai_api_call", **recording))[0] == "succeeded"
+    exists = "a.mp3 exists already, at version 1: give version=1 to overwrite it."
+    assert await speaking.use("openai_api_call", **recording) == ("failed", exists)
+    other = "a.mp3 is at version 1, not 2: look at it again and decide anew."
+    assert await speaking.use("openai_api_call", **recording, version=2) == ("failed", other)
+    absent = "b.mp3 is at version 0, not 1: look at it again and decide anew."
+    assert await speaking.use("openai_api_call", **{**recording, "path": "b.mp3"}, version=1) == ("failed", absent)
+    assert len(asked) == 1, "nothing is spoken for a file that it cannot be kept in"
+    told = await speaking.use("openai_api_call", **recording, version=1)
+    assert told == ("succeeded", "a.mp3 is written, version 2, 5 bytes of mp3.")
+    await asking(bench)
+    status, text = await speaking.use("openai_api_call", **recording)
+    assert (status, "exists already, at version 2" in text) == ("failed", True), "nobody is asked for it either"
+    _, ask = await speaking.asked("openai_api_call", **recording, version=2)
+    assert "and write the recording to a.mp3, over its version 2:\nGood morning." in (ask.shown or "")
+    rows = await bench.database.admin(
+        "select payload -> 'value' as told from pam.events where run_id = %s and payload ->> 'name' = 'pam.file_changed'"
+        " order by payload #> '{value,version}'",
+        bench.hold.run_id,
     )
-    status, text = await odd.use("openai_api_call", **chat("x"))
-    assert (status, "broke inside" in text) == ("failed", False), text
+    assert [row["told"]["version"] for row in rows] == [1, 2]
+    assert rows[0]["told"]["diff"] == "--- a/a.mp3\n+++ b/a.mp3\n[binary: 5 bytes of mp3]"
 
 
-async def test_a_silent_provider_is_told_and_charged_as_sent(bench: Bench) -> None:
-    asked: list[int] = []
+async def test_a_recording_that_somebody_changed_meanwhile_is_not_overwritten(bench: Bench) -> None:
+    async def handle(request: httpx.Request) -> httpx.Response:
+        await files.write(bench.hold, None, "a.mp3", b"theirs", expected_version=0)
+        return httpx.Response(200, content=b"sound", headers={"content-type": "audio/mpeg"})
 
-    def handle(request: httpx.Request) -> httpx.Response:
-        asked.append(1)
-        raise httpx.ReadTimeout("silent", request=request)
-
-    before = await spent(bench)
-    status, text = await _over(bench, handle).use("openai_api_call", **chat("x" * 30_000))
-    assert (status, "silent" in text) == ("failed", True)
-    assert len(asked) == 1, "what may have been billed is not sent again"
-    assert await spent(bench) > before, "nobody saw the bill: what was sent is counted"
+    status, _ = await over(bench, handle).use("openai_api_call", action="speech", path="a.mp3", text="Good morning.")
+    assert status == "failed"
+    assert (await files.read(bench.hold, "a.mp3")).content == b"theirs"
+    assert (await last_call(bench))["cost_usd"] > 0
 
 
-async def test_a_provider_that_keeps_failing_is_left_alone(bench: Bench) -> None:
-    asked: list[int] = []
+async def test_a_person_sees_all_that_would_leave(bench: Bench) -> None:
+    await asking(bench)
+    _, ask = await bench.asked("openai_api_call", **chat("the secret plan"))
+    assert ask.shown is not None
+    assert ask.shown.endswith("(chat, model rehearsal, max_output_tokens 1000):\nuser: the secret plan")
+    hidden = {"type": "object", "description": "the secret in a schema", "properties": {"ä": {"const": "and here"}}}
+    _, ask = await bench.asked("openai_api_call", **{**chat("Hello"), "action": "structured"}, json_schema=hidden)
+    assert ask.shown is not None
+    head, _, schema = ask.shown.partition("\njson_schema: ")
+    assert head.endswith("(structured, model rehearsal, max_output_tokens 1000):\nuser: Hello")
+    assert json.loads(schema) == hidden
+    assert '"ä"' in schema
 
-    def handle(request: httpx.Request) -> httpx.Response:
-        asked.append(1)
-        return httpx.Response(503, json={"error": {"message": "away"}})
 
-    failing = _over(bench, handle, max_attempts=1)
-    for _ in range(5):
-        assert "status 503" in (await failing.use("openai_api_call", **chat("x")))[1]
-    status, text = await failing.use("openai_api_call", **chat("x"))
-    assert (status, "has failed again and again: try it again in" in text) == ("failed", True)
-    assert len(asked) == 5
-    other = await bench.elsewhere()
-    elsewhere = replace(other, services=replace(other.services, model_api=failing.services.model_api))
-    assert "status 503" in (await elsewhere.use("openai_api_call", **chat("x")))[1], (
-        "no organisation shuts another's way"
-    )
+async def test_a_person_sees_which_language_and_voice_would_be_sent(bench: Bench) -> None:
+    await bench.use("openai_api_call", action="speech", path="a.mp3", text="Guten Tag.")
+    await asking(bench)
+    _, ask = await bench.asked("openai_api_call", action="transcription", path="a.mp3", language="de")
+    assert "(transcription, language de): the recording a.mp3, version 1" in (ask.shown or "")
+    _, ask = await bench.asked("openai_api_call", action="speech", path="b.mp3", text="Guten Abend.", voice="nova")
+    assert "(speech, voice nova), and write the recording to b.mp3:\nGuten Abend." in (ask.shown or "")
+    _, ask = await bench.asked("openai_api_call", action="embeddings", texts=["cat"], dimensions=8)
+    assert (ask.shown or "").endswith("(embeddings, dimensions 8): 1 texts\ncat")
+
+
+async def test_nobody_is_asked_about_more_than_can_be_shown(bench: Bench) -> None:
+    await asking(bench)
+    texts = ["x" * 60_000, "y" * 60_000]
+    status, text = await bench.use("openai_api_call", action="embeddings", texts=texts)
+    assert (status, "characters long: do it in smaller calls." in text) == ("failed", True), text
+    _, ask = await bench.asked("openai_api_call", action="embeddings", texts=["x" * 60_000, "y" * 39_900])
+    assert (ask.shown or "").endswith("y" * 39_900), "and what is asked is shown whole"
+    status, text = await bench.use("openai_api_call", **chat("x", model="gpt-unheard-of"))
+    assert (status, "is not among those allowed here" in text) == ("refused", True)
 
 
 async def test_a_call_that_the_run_cannot_pay_is_refused_before_it_is_sent(bench: Bench) -> None:
-    status, text = await bench.use("openai_api_call", **chat("x", max_output_tokens=16_000, model="rehearsal-small"))
-    assert status != "refused" or "budget" not in text
+    _, text = await bench.use("openai_api_call", **chat("x", max_output_tokens=16_000, model="rehearsal-small"))
+    assert "may cost up to" not in text
     await bench.database.admin("update pam.runs set max_cost_usd = 0.001 where id = %s", bench.hold.run_id)
     status, text = await bench.use("openai_api_call", **chat("x", max_output_tokens=16_000, model="rehearsal-small"))
     assert (status, "This call may cost up to $" in text) == ("refused", True)
@@ -332,16 +226,6 @@ async def test_a_recording_longer_than_was_said_is_not_sent(bench: Bench) -> Non
     await bench.use("file_write", path="long.mp3", content=long)
     status, text = await bench.use("openai_api_call", action="transcription", path="long.mp3", max_minutes=1)
     assert (status, text) == ("failed", "long.mp3 may be longer than 1 minutes: give a higher max_minutes.")
-
-
-async def test_a_schema_that_could_do_harm_is_refused_unsent(bench: Bench) -> None:
-    def handle(request: httpx.Request) -> httpx.Response:
-        raise AssertionError("it was sent")
-
-    harmful = {"type": "object", "properties": {"a": {"pattern": "(a+)+$"}}}
-    silent = _over(bench, handle)
-    status, text = await silent.use("openai_api_call", **{**chat("x"), "action": "structured"}, json_schema=harmful)
-    assert (status, "pattern is not taken here" in text) == ("failed", True), text
 
 
 async def test_what_the_wire_does_not_know_is_refused_by_the_rehearsal(stack: StackFacts) -> None:

@@ -54,8 +54,8 @@ ATTACKS = [
     ("table read by table_to_xml", "select table_to_xml('auth.users', true, true, '')", "table_to_xml"),
     ("another connection by dblink", "select * from dblink('host=x', 'select 1') as t(a int)", "dblink"),
     ("http from the database", "select net.http_post('http://x', '{}'::jsonb)", "net.http_post"),
-    ("team's function not opted in", "select public.delete_everything()", "opted in"),
-    ("function of three parts", "select postgres.pg_catalog.pg_sleep(1)", "opted in"),
+    ("team's function that is not open", "select public.delete_everything()", "not open"),
+    ("function of three parts", "select postgres.pg_catalog.pg_sleep(1)", "not open"),
     ("two statements", "select 1; select 2", "one statement"),
     ("transaction left", "commit; set role postgres", "one statement"),
     ("transaction alone", "rollback", "transaction"),
@@ -198,7 +198,7 @@ HONEST = [
 def refusal(sql: str, **options: frozenset[str]) -> str:
     with pytest.raises(StatementRefused) as caught:
         check(sql, **options)
-    return caught.value.sentence
+    return str(caught.value)
 
 
 @pytest.mark.parametrize(("sql", "word"), [pytest.param(a[1], a[2], id=a[0]) for a in ATTACKS])
@@ -238,16 +238,16 @@ def test_what_runs_is_the_statement_without_outer_comments_and_semicolon() -> No
     assert check("-- ä\n /* x */ select 'ö;' /* in */ , 1 -- y\n ; ; -- z").sql == "select 'ö;' /* in */ , 1"
 
 
-def test_the_teams_own_function_runs_only_where_it_was_opted_in_and_by_its_full_name() -> None:
+def test_the_teams_own_function_runs_only_where_it_is_open_and_by_its_full_name() -> None:
     opted = frozenset({"public.monthly_report"})
-    assert check("select * from public.monthly_report($1) as m(total)", allowed_functions=opted).tables == ()
-    assert "public.monthly_report" in refusal("select monthly_report(1)", allowed_functions=opted)
-    assert "opted in" in refusal("select other.monthly_report(1)", allowed_functions=opted)
-    assert "m.secret" in refusal("select m.secret from public.monthly_report(1) as m(total)", allowed_functions=opted)
+    assert check("select * from public.monthly_report($1) as m(total)", opened_functions=opted).tables == ()
+    assert "public.monthly_report" in refusal("select monthly_report(1)", opened_functions=opted)
+    assert "not open" in refusal("select other.monthly_report(1)", opened_functions=opted)
+    assert "m.secret" in refusal("select m.secret from public.monthly_report(1) as m(total)", opened_functions=opted)
 
 
-def test_a_builtin_cannot_be_opted_in_past_the_list() -> None:
-    assert "pg_sleep" in refusal("select pg_catalog.pg_sleep(1)", allowed_functions=frozenset({"pg_catalog.pg_sleep"}))
+def test_a_builtin_cannot_be_opened_past_the_list() -> None:
+    assert "pg_sleep" in refusal("select pg_catalog.pg_sleep(1)", opened_functions=frozenset({"pg_catalog.pg_sleep"}))
 
 
 def test_a_syntax_error_names_its_line() -> None:
@@ -286,7 +286,7 @@ def _refused(sql: str, reason: str) -> bool:
     try:
         check(sql)
     except StatementRefused as refused:
-        return reason in refused.sentence
+        return reason in str(refused)
     return False
 
 
@@ -340,7 +340,7 @@ def run():
             check(text)
             print("passed", name)
         except StatementRefused as refused:
-            assert len(refused.sentence) < 400, name
+            assert len(str(refused)) < 400, name
             print("refused", name)
         assert time.process_time() - began < 3, name
 

@@ -3,6 +3,7 @@
 # ruff: noqa: F401, F811 - pytest finds the imported fixtures by their names in this module
 
 import asyncio
+import itertools
 import os
 import shutil
 import subprocess
@@ -19,9 +20,10 @@ from infra.owner import check, snapshot
 from infra.owner.rebuild import Rebuild
 from tests.installation.test_commands import CLI_VERSION
 from tests.support.database import Database, Template
-from tests.support.migrations import NOTES, QUICK, Project, operating, project, rebuild, shared
+from tests.support.migrations import NOTES, QUICK, Project, operating, operator_process, project, shared
 from workers.kernel.ledger.schema_changes import ChangeStatus
 from workers.tools.schema_lint import squawk
+from workers.tools.supabase_migrate import PATIENCE_SECONDS, pauses
 
 COLUMN = "alter table public.tasks add column estimate int"
 
@@ -259,22 +261,22 @@ async def test_the_supabase_cli_reads_the_history_and_writes_the_same(
         assert await project.database.admin(columns) == await other.admin(columns)
 
 
+def test_a_long_wait_looks_seldom_and_a_short_one_soon() -> None:
+    looks = list(itertools.takewhile(lambda at: at < PATIENCE_SECONDS, itertools.accumulate(pauses())))
+    assert looks[0] == 0.25
+    assert len(looks) < 80
+    assert max(later - sooner for sooner, later in itertools.pairwise(looks)) == 2
+
+
 async def test_the_operator_is_a_process_that_ends_when_told(template: Template) -> None:
     async with template.clone() as database:
-        kept = {key: os.environ[key] for key in ("PATH", "HOME", "PAM_HOME") if key in os.environ}
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "infra.owner", cwd=ROOT, stderr=asyncio.subprocess.PIPE,
-            env={**kept, "PYTHONPATH": str(ROOT), "PAM_OWNER_DATABASE_URL": url(database)},
-        )  # fmt: skip
-        assert process.stderr is not None
-        async with asyncio.timeout(20):
-            said = await process.stderr.readline()
-            assert b"operator ready" in said
+        async with operator_process(database) as process, asyncio.timeout(20):
             while not (await database.admin("select pam_private.is_operator_alive() as alive"))[0]["alive"]:
                 await asyncio.sleep(0.02)
             process.terminate()
             assert await process.wait() == 0
-        rest = said + await process.stderr.read()
+            assert process.stderr is not None
+            rest = await process.stderr.read()
         assert str(conninfo_to_dict(database.owner_dsn)["password"]).encode() not in rest
 
 

@@ -50,6 +50,10 @@ class Transcript:
         self._said.append(Said(role="assistant", content=text, step=step))
         self._calls[step] = list(calls)
 
+    def heard(self, said: Said) -> None:
+        """Add what a person says to the run on its way."""
+        self._said.append(said)
+
     def settled(self, call: RecordedCall) -> None:
         """Put a call's new state in place of its old one."""
         self._calls[call.step] = [call if known.id == call.id else known for known in self._calls[call.step]]

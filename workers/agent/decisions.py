@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from workers.kernel.ledger.tool_calls import CallEffect, RecordedCall
 from workers.model.protocol import Finish
 
+MAX_ASKED_AGAIN = 2  # in a row
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -22,14 +24,12 @@ class CallTools:
 
 @dataclass(frozen=True)
 class AwaitPerson:
-    """Let the run wait until a person has answered each of these questions."""
-
-    questions: tuple[RecordedCall, ...]
+    """Let the run wait until a person has answered each of the step's questions."""
 
 
 @dataclass(frozen=True)
 class AskAgain:
-    """The model said nothing: ask once more."""
+    """The model said nothing, or broke off and may write no more of what was reserved: ask once more."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,15 @@ class Stop:
     sentence: str
 
 
-Decision = Reply | CallTools | AwaitPerson | AskAgain | Stop
+@dataclass(frozen=True)
+class Postpone:
+    """No model can be asked now: the run comes back by itself."""
+
+    sentence: str
+    seconds: float
+
+
+Decision = Reply | CallTools | AwaitPerson | AskAgain | Postpone | Stop
 
 
 def decide(finish: Finish, text: str, calls: list[RecordedCall], *, empty_answers: int) -> Decision:
@@ -53,7 +61,7 @@ def decide(finish: Finish, text: str, calls: list[RecordedCall], *, empty_answer
         return todo
     if text.strip():
         return Reply(text)
-    if empty_answers >= 2:
+    if empty_answers >= MAX_ASKED_AGAIN:
         return Stop("empty_answer", "The model said nothing, three times in a row.")
     return AskAgain()
 
@@ -64,7 +72,7 @@ def next_calls(calls: tuple[RecordedCall, ...]) -> CallTools | AwaitPerson | Non
     runnable = tuple(call for call in unfinished if not is_question(call))
     if runnable:
         return CallTools(runnable)
-    return AwaitPerson(unfinished) if unfinished else None
+    return AwaitPerson() if unfinished else None
 
 
 def is_question(call: RecordedCall) -> bool:

@@ -7,7 +7,7 @@ policy, the run's budget, a person's consent, the intent; run under time, size a
 import asyncio
 import time
 from dataclasses import dataclass, replace
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 from uuid import UUID
 
@@ -31,7 +31,9 @@ MAX_RESULT_CHARACTERS = 80_000
 _PARALLEL_READS = 4
 _MAX_OUTPUT_CHARACTERS = 4_194_304
 _MAX_SHOWN_CHARACTERS = 100_000
+_LEAST_USD = Decimal("0.000001")
 
+LOST = "A worker was lost while this call ran"
 _UNSEEN = "Nobody knows whether it took effect: look before you repeat it."
 
 log = structlog.get_logger()
@@ -84,16 +86,19 @@ class Execution:
         tool = prepared.tool
         is_repeat = call.status is CallStatus.STARTED
         if is_repeat and prepared.effect is not CallEffect.READ and not tool.is_repeatable:
-            result = ToolResult(f"A worker was lost while this call ran. {_UNSEEN}")
+            result = ToolResult(f"{LOST}. {_UNSEEN}")
             return await self._finish(call, CallStatus.UNKNOWN, result, began)
         try:
             begun = await tool_calls.begin(self._hold, call, ceiling_usd=prepared.ceiling_usd)
         except Refused as refusal:
-            return await self._finish(call, CallStatus.REFUSED, ToolResult(str(refusal)), began)
+            return await self._finish_unrun(call, CallStatus.REFUSED, str(refusal), began)
         if isinstance(begun, Question):
+            if is_repeat and prepared.effect is not CallEffect.READ:
+                return await self._finish_unrun(call, CallStatus.REFUSED, begun.why, began)
             return await self._ask(call, prepared, begun, began)
         context = replace(self._context(call), is_repeat=is_repeat, agreed=begun.agreed)
-        status, result = await self._run(prepared, context)
+        async with Preview(hold=self._hold, of="call_id", id=call.id, meter=self._slots.previews) as preview:
+            status, result = await self._run(prepared, replace(context, on_output=preview.write))
         return await self._finish(call, status, result, began)
 
     async def _look_ahead(self, call: RecordedCall) -> RecordedCall | Ask | None:
@@ -118,17 +123,17 @@ class Execution:
         tool = self._tools.get(call.tool)
         if tool is None:
             have = ", ".join(self._tools) or "none"
-            result = ToolResult(f"There is no tool {call.tool!r} here. You have: {have}.")
-            return await self._finish(call, CallStatus.REFUSED, result, began)
+            why = f"There is no tool {call.tool!r} here. You have: {have}."
+            return await self._finish_unrun(call, CallStatus.REFUSED, why, began)
         try:
             arguments = tool.arguments.model_validate(planning.given(call))
         except (ValidationError, ToolRetry) as error:
-            return await self._finish(call, CallStatus.FAILED, ToolResult(planning.complaint(tool, error)), began)
+            return await self._finish_unrun(call, CallStatus.FAILED, planning.complaint(tool, error), began)
         effect = planning.effect_of(tool, arguments)
         if effect is not call.effect:
             # What was planned, judged and agreed to was another effect: an edit does not widen it.
             why = f"The changed arguments would have the effect {effect}, not {call.effect}: ask for it as a new call."
-            return await self._finish(call, CallStatus.REFUSED, ToolResult(why), began)
+            return await self._finish_unrun(call, CallStatus.REFUSED, why, began)
         return _Prepared(tool, arguments, effect, tool.ceiling_usd(arguments) if tool.ceiling_usd else Decimal(0))
 
     async def _ask(
@@ -149,7 +154,11 @@ class Execution:
         status, result = await self._attempt(harmless, self._context(call))
         if not shown:
             return await self._finish(call, status, result, began)
-        return Ask(call.id, question.why, plain(shown[0].text)[:_MAX_SHOWN_CHARACTERS], shown[0].facts)
+        text = plain(shown[0].text)
+        if len(text) > _MAX_SHOWN_CHARACTERS:  # nobody agrees to what they cannot see
+            why = f"What a person would have to read is {len(text):,} characters long: do it in smaller calls."
+            return await self._finish(call, CallStatus.FAILED, ToolResult(why), began)
+        return Ask(call.id, question.why, text, shown[0].facts)
 
     def _context(self, call: RecordedCall) -> ToolContext:
         return ToolContext(
@@ -158,7 +167,6 @@ class Execution:
             call_id=call.id,
             is_repeat=False,
             services=self._services,
-            on_output=Preview(hold=self._hold, of="call_id", id=call.id).write,
         )
 
     async def _run(self, prepared: "_Prepared", context: ToolContext) -> tuple[CallStatus, ToolResult]:
@@ -174,9 +182,9 @@ class Execution:
             async with self._slots.taken(tool), asyncio.timeout(tool.timeout_seconds):
                 return CallStatus.SUCCEEDED, await tool.run(prepared.arguments, context)
         except ToolRetry as error:
-            return CallStatus.FAILED, ToolResult(str(error), cost_usd=error.cost_usd)
+            return CallStatus.FAILED, ToolResult(str(error), cost_usd=error.cost_usd, origin=error.origin)
         except ToolRefused as error:
-            return CallStatus.REFUSED, ToolResult(str(error), cost_usd=error.cost_usd)
+            return CallStatus.REFUSED, ToolResult(str(error), cost_usd=error.cost_usd, origin=error.origin)
         except Refused as error:
             return CallStatus.REFUSED, ToolResult(str(error))
         except (FenceLost, AccessRevoked):
@@ -193,9 +201,16 @@ class Execution:
             return CallStatus.FAILED, ToolResult(why)
         return CallStatus.UNKNOWN, ToolResult(f"{why} {_UNSEEN}")
 
+    async def _finish_unrun(self, call: RecordedCall, status: CallStatus, why: str, began: float) -> RecordedCall:
+        """The end of a call that is not run now. A worker that was lost may have run it: then nobody knows."""
+        if call.status is CallStatus.STARTED and call.effect is not CallEffect.READ:
+            status, why = CallStatus.UNKNOWN, f"{why} {LOST} before. {_UNSEEN}"
+        return await self._finish(call, status, ToolResult(why), began)
+
     async def _finish(self, call: RecordedCall, status: CallStatus, result: ToolResult, began: float) -> RecordedCall:
         text, output = _for_the_model(call.id, plain(result.text))
         seconds = round(time.monotonic() - began, 3)
+        cost = result.cost_usd.quantize(_LEAST_USD, ROUND_HALF_UP)  # as the ledger keeps it
         log.info("tool call ended", tool=call.tool, call_id=str(call.id), status=status.value, seconds=seconds)
         notes = {**result.notes, **({"pam.decision": _decision(call)} if call.decision else {})}
         return await tool_calls.finish(
@@ -203,9 +218,9 @@ class Execution:
             call,
             status,
             text,
-            narration.outcome(call, status, text, seconds, notes, origin=result.origin),
+            narration.outcome(call, status, text, seconds, notes, origin=result.origin, cost_usd=cost),
             origin=plain(result.origin) if result.origin else None,
-            cost_usd=result.cost_usd,
+            cost_usd=cost,
             output=output,
         )
 

@@ -1,37 +1,50 @@
-"""The limits of a run, on by default: steps, tokens, money, and time. Asked before each model call."""
+"""The limits of a run, on by default: steps, tokens, money, and time. Asked before each model call; what it shares with
+other runs the database knows (workers/kernel/ledger/steps.begin)."""
 
-from dataclasses import dataclass
+import random
+from collections.abc import Sequence
 from decimal import Decimal
 
 from workers.agent.decisions import Stop
 from workers.kernel.ledger.runs import Run
 from workers.model.prices import cost_of
-from workers.model.protocol import Usage
+from workers.model.protocol import LEAST_OUTPUT_TOKENS, Allowance, Usage
 
 MAX_OUTPUT_TOKENS = 8_192
-_LEAST_OUTPUT_TOKENS = 128
 
 
-@dataclass(frozen=True)
-class Allowance:
-    """How much the next model call may write."""
-
-    max_output_tokens: int
+def wait_seconds(run: Run) -> float:
+    """How long a run waits for what others hold of a budget: they are at work, so that it is soon known."""
+    return min(2.0 * 1.3**run.pauses, 60.0) * random.uniform(1.0, 1.25)  # noqa: S311 - not all runs at once
 
 
-def allowance(run: Run, *, model: str, estimated_input_tokens: int) -> Allowance | Stop:
-    """What the next call may spend so that no limit is passed, or why there is no next call."""
+def pause_seconds(run: Run, asked: float | None) -> float:
+    """How long a run waits for a model that is away: as long as it asked for, else ever longer; up to five minutes."""
+    wait = asked if asked is not None else 15.0 * 2**run.pauses
+    return min(max(wait, 1.0), 300.0) * random.uniform(1.0, 1.25)  # noqa: S311 - not all runs at once
+
+
+def allowance(run: Run, *, models: Sequence[str], estimated_input_tokens: int) -> Allowance | Stop:
+    """What the next call may use so that the run passes no limit, whichever model answers, or why there is none."""
     if run.steps >= run.max_steps:
         return Stop("max_steps", f"The run reached its limit of {run.max_steps} steps.")
     tokens_left = run.max_tokens - run.input_tokens - run.output_tokens - estimated_input_tokens
-    if tokens_left < _LEAST_OUTPUT_TOKENS:
+    if tokens_left < LEAST_OUTPUT_TOKENS:
         return Stop("max_tokens", f"The run reached its limit of {run.max_tokens:,} tokens.")
-    money_left = run.max_cost_usd - run.cost_usd - _price(model, estimated_input_tokens, 0)
-    per_thousand = _price(model, 0, 1_000)
-    affordable = int(money_left / per_thousand * 1_000) if per_thousand > 0 else MAX_OUTPUT_TOKENS
-    if affordable < _LEAST_OUTPUT_TOKENS:
+    money_left = run.max_cost_usd - run.cost_usd
+    input_usd = max(_price(model, estimated_input_tokens, 0) for model in models)
+    output_usd = max(_price(model, 0, 1_000) for model in models) / 1_000
+    affordable = int((money_left - input_usd) / output_usd) if output_usd > 0 else MAX_OUTPUT_TOKENS
+    if affordable < LEAST_OUTPUT_TOKENS:
         return Stop("max_cost", f"The run reached its limit of ${run.max_cost_usd.normalize():f}.")
-    return Allowance(min(MAX_OUTPUT_TOKENS, tokens_left, affordable))
+    return Allowance(
+        output_tokens=min(MAX_OUTPUT_TOKENS, tokens_left, affordable),
+        input_tokens=estimated_input_tokens,
+        total_tokens=tokens_left + estimated_input_tokens,
+        total_usd=money_left,
+        input_usd=input_usd,
+        output_usd=output_usd,
+    )
 
 
 def _price(model: str, input_tokens: int, output_tokens: int) -> Decimal:

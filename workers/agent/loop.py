@@ -9,25 +9,26 @@ from uuid import UUID
 
 import structlog
 
-from workers.agent import context, decisions, narration, task
-from workers.agent.decisions import AskAgain, AwaitPerson, CallTools, Decision, Reply, Stop
+from workers.agent import context, decisions, limits, narration, task
+from workers.agent.decisions import AskAgain, AwaitPerson, CallTools, Decision, Postpone, Reply, Stop
 from workers.agent.execution import Execution
-from workers.agent.limits import Allowance, allowance
 from workers.agent.plain import plain
 from workers.agent.planning import plan
 from workers.agent.preview import Preview
 from workers.agent.shutdown import Leaving, LeavingFlag
 from workers.agent.slots import Slots
+from workers.kernel.errors import Refused
 from workers.kernel.ledger import events, messages, runs, steps
 from workers.kernel.ledger.approvals import Ask
 from workers.kernel.ledger.hold import Hold
 from workers.kernel.ledger.runs import Claim, Run, RunStatus
 from workers.kernel.ledger.steps import Step
 from workers.kernel.ledger.tool_calls import CallStatus, PlannedCall, RecordedCall
+from workers.model.chain import ModelChain, is_away
 from workers.model.estimate import estimated_usage
 from workers.model.failures import ContextTooLong, ModelFailure
 from workers.model.prices import cost_of
-from workers.model.protocol import Answer, Finish, Message, Model, Restarted, TextDelta, Usage
+from workers.model.protocol import Allowance, Answer, Finish, Message, Restarted, TextDelta, Usage
 from workers.tools.tool import Tool, ToolServices
 
 MAX_ASKS = 200  # decisions that one pause waits for
@@ -44,7 +45,7 @@ class Loop:
         *,
         hold: Hold,
         claim: Claim,
-        model: Model,
+        model: ModelChain,
         tools: tuple[Tool, ...],
         services: ToolServices,
         slots: Slots,
@@ -59,6 +60,7 @@ class Loop:
         self._execution = Execution(
             hold=hold, org_id=claim.run.org_id, tools=self._tools, services=services, slots=slots
         )
+        self._slots = slots
         self._leaving = leaving
 
     @property
@@ -68,6 +70,7 @@ class Loop:
 
     async def advance(self) -> None:
         """Work until the run has ended or waits. Raises FenceLost, AccessRevoked, Unavailable, Leaving."""
+        await messages.take(self._hold)  # so that it stands in the thread where it is read
         conversation = await messages.read(self._hold)
         transcript = context.Transcript(definition=self._definition, conversation=conversation)
         empty_answers = 0
@@ -96,12 +99,14 @@ class Loop:
                 case AwaitPerson():
                     return await self._wait(transcript, [])
                 case Reply(text):
-                    return await runs.finish(
-                        self._hold,
-                        RunStatus.SUCCEEDED,
-                        reason=None,
-                        events=narration.succeeded(self._run, text),
-                    )
+                    told = narration.succeeded(self._run, text)
+                    if await runs.finish(self._hold, RunStatus.SUCCEEDED, reason=None, events=told):
+                        return None
+                case Postpone(sentence, seconds):
+                    paused = narration.paused(sentence, seconds)
+                    if not await runs.postpone(self._hold, seconds=seconds, events=paused):
+                        await self.fail("model_failed", sentence)
+                    return None
                 case Stop(reason, sentence):
                     return await self.fail(reason, sentence)
                 case _:
@@ -151,10 +156,8 @@ class Loop:
 
     async def _think(self, transcript: context.Transcript, empty_answers: int) -> Decision:
         """One model call, recorded with its planned calls before anything is done about it."""
-        spoken = transcript.messages()
-        estimate = estimated_usage(spoken, self._offered, output_text="")
-        allowed = allowance(self._run, model=self._model.name, estimated_input_tokens=estimate.input_tokens)
-        if isinstance(allowed, Stop):
+        allowed, spoken = await self._allowed(transcript)
+        if not isinstance(allowed, Allowance):
             return allowed
         position = self._run.steps + 1
         message_id = context.deterministic_id(self._run.id, "message", position, self._hold.fence)
@@ -164,6 +167,10 @@ class Loop:
         except ModelFailure as failure:
             if failure.lost_usage:  # an answer that broke off is paid for, too
                 await self._record(position, message_id, spoken, failure.lost_usage, FAILED, began)
+            if failure.lacks_allowance and empty_answers < decisions.MAX_ASKED_AGAIN:
+                return AskAgain()  # once more is reserved
+            if is_away(failure):
+                return Postpone(str(failure), limits.pause_seconds(self._run, failure.retry_after_seconds))
             return Stop("context_too_long" if isinstance(failure, ContextTooLong) else "model_failed", str(failure))
         usage = answer.usage + answer.lost_usage if answer.lost_usage else answer.usage
         text = plain(answer.text)
@@ -184,6 +191,7 @@ class Loop:
             began,
             text=text,
             model=answer.model,
+            asked=answer.asked,
             calls=planned,
         )
         recorded = [
@@ -192,6 +200,33 @@ class Loop:
         ]
         transcript.said(text, position, recorded)
         return decisions.decide(answer.finish, text, recorded, empty_answers=empty_answers)
+
+    async def _allowed(self, transcript: context.Transcript) -> tuple[Allowance | Decision, list[Message]]:
+        """What the next call may use, reserved, and what it is asked, with the last that people have said."""
+        while True:
+            spoken = transcript.messages()
+            estimate = estimated_usage(spoken, self._offered, output_text="")
+            allowed = limits.allowance(
+                self._run, models=self._model.names, estimated_input_tokens=estimate.input_tokens
+            )
+            if isinstance(allowed, Stop):
+                return allowed, spoken
+            try:
+                begun = await steps.begin(
+                    self._hold,
+                    input_tokens=allowed.input_tokens,
+                    output_tokens=allowed.output_tokens,
+                    input_usd=allowed.input_usd,
+                    output_usd=allowed.output_usd,
+                )
+            except Refused as refusal:
+                if refusal.code == "held":
+                    return Postpone(str(refusal), limits.wait_seconds(self._run)), spoken
+                return Stop(refusal.code, str(refusal)), spoken
+            if isinstance(begun, steps.Begun):
+                return allowed.within(begun.output_tokens, is_all=begun.is_reserved), spoken
+            for said in begun:
+                transcript.heard(said)
 
     async def _record(
         self,
@@ -204,6 +239,7 @@ class Loop:
         *,
         text: str = "",
         model: str = "",
+        asked: str = "",
         calls: Sequence[PlannedCall] = (),
     ) -> None:
         """Store the step with its price; the run's totals are what the database says then."""
@@ -218,7 +254,7 @@ class Loop:
             cached_input_tokens=usage.cached_input_tokens,
             output_tokens=usage.output_tokens,
             is_estimated=usage.is_estimated,
-            cost_usd=cost_of(usage, model=self._model.name).usd.quantize(Decimal("0.000001")),
+            cost_usd=cost_of(usage, model=asked or self._model.name).usd.quantize(Decimal("0.000001")),
             seconds=round(time.monotonic() - began, 3),
         )
         self._run = await steps.record(self._hold, step, list(calls), narration.step(step, list(calls)))
@@ -232,14 +268,15 @@ class Loop:
 
     async def _stream(self, spoken: list[Message], allowed: Allowance, message_id: UUID) -> Answer:
         """The model's answer, shown while it is written."""
-        preview = Preview(hold=self._hold, of="message_id", id=message_id)
-        async with aclosing(
-            self._model.stream(spoken, self._offered, max_output_tokens=allowed.max_output_tokens)
-        ) as items:
+        stream = self._model.stream(spoken, self._offered, allowed=allowed)
+        async with (
+            Preview(hold=self._hold, of="message_id", id=message_id, meter=self._slots.previews) as preview,
+            aclosing(stream) as items,
+        ):
             async for item in items:
                 match item:
                     case TextDelta(text):
-                        await preview.write(plain(text))
+                        await preview.write(text)
                     case Restarted():
                         await preview.restart()
                     case Answer():

@@ -5,6 +5,7 @@ Source: AG-UI's event types as `ag-ui-protocol` ships them; money and outcomes t
 
 import json
 import time
+from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -37,6 +38,8 @@ from workers.kernel.ledger.steps import Step
 from workers.kernel.ledger.tool_calls import CallEffect, CallStatus, PlannedCall, RecordedCall
 
 Event = dict[str, Any]
+
+_MAX_SHOWN_CHARACTERS = 20_000
 
 
 def _told(*events: BaseEvent) -> list[Event]:
@@ -73,6 +76,7 @@ def step(told: Step, calls: list[PlannedCall]) -> list[Event]:
         "is_estimated": told.is_estimated,
         "cost_usd": str(told.cost_usd),
         "seconds": told.seconds,
+        "finish": told.finish,
     }
     events += [CustomEvent(name="pam.usage", value=spent), StepFinishedEvent(step_name=name)]
     return _told(*events)
@@ -86,8 +90,9 @@ def outcome(
     notes: dict[str, Any],
     *,
     origin: str | None = None,
+    cost_usd: Decimal = Decimal(0),
 ) -> list[Event]:
-    """A tool call's result, how it went, where its content came from, and what else viewers should see."""
+    """A tool call's result, how it went, what it cost, whose its content is, and what else viewers should see."""
     return _told(
         ToolCallResultEvent(message_id=str(uuid4()), tool_call_id=str(call.id), content=result, role="tool"),
         CustomEvent(
@@ -99,6 +104,7 @@ def outcome(
                 "effect": call.effect.value,
                 "seconds": seconds,
                 **({"origin": origin} if origin else {}),
+                **({"cost_usd": str(cost_usd)} if cost_usd else {}),
             },
         ),
         *(CustomEvent(name=name, value=value) for name, value in notes.items()),
@@ -130,9 +136,15 @@ def _interrupt(ask: Ask, call: RecordedCall) -> Interrupt:
     return Interrupt(
         id=str(call.id),
         reason="approval",
-        message="\n".join(part for part in (told, ask.why, (ask.shown or "")[:20_000]) if part),
+        message="\n".join(part for part in (told, ask.why, _begun(ask.shown or "")) if part),
         tool_call_id=str(call.id),
     )
+
+
+def _begun(shown: str) -> str:
+    """What is shown, or its beginning: an event is no place for a book, and the approval's row has it whole."""
+    more = len(shown) - _MAX_SHOWN_CHARACTERS
+    return shown if more <= 0 else f"{shown[:_MAX_SHOWN_CHARACTERS]}\n[cut: {more:,} characters more in the approval]"
 
 
 def recalled(run: Run, transcript: list[dict[str, Any]]) -> list[Event]:
@@ -141,6 +153,16 @@ def recalled(run: Run, transcript: list[dict[str, Any]]) -> list[Event]:
         StateSnapshotEvent(snapshot={"status": "running", "runId": str(run.id)}),
         MessagesSnapshotEvent.model_validate({"messages": transcript}),
     )
+
+
+def paused(sentence: str, seconds: float) -> list[Event]:
+    """No model answers: the run waits, holds no worker, and comes back by itself."""
+    return _told(CustomEvent(name="pam.paused", value={"message": sentence, "seconds": round(seconds, 1)}))
+
+
+def released() -> list[Event]:
+    """The worker leaves in good order and gives the run back: whoever claims it next takes over from nobody lost."""
+    return _told(CustomEvent(name="pam.released", value={}))
 
 
 def succeeded(run: Run, text: str) -> list[Event]:

@@ -1,9 +1,10 @@
-"""How many calls of one tool a worker carries out at once, over all its runs."""
+"""What all runs of a worker share: how many calls of one tool it carries out at once, and how often it shows text."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from workers.agent.preview import PreviewMeter
 from workers.tools.tool import Tool
 
 
@@ -12,6 +13,7 @@ class Slots:
 
     def __init__(self) -> None:
         self._places: dict[str, asyncio.Semaphore] = {}
+        self.previews = PreviewMeter()
 
     @asynccontextmanager
     async def taken(self, tool: Tool) -> AsyncIterator[None]:

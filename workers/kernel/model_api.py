@@ -13,13 +13,26 @@ class ModelApiFailed(Exception):
     """The provider gave no answer that can be used; one sentence, without a secret.
 
     `is_away`: the provider failed, not the request: it may work later, and the breaker counts it.
-    `cost_usd`: what it has cost all the same.
+    `cost_usd`: what it has cost all the same. `origin`: whose words the sentence repeats, if it repeats any.
     """
 
-    def __init__(self, sentence: str, *, is_away: bool, cost_usd: Decimal = Decimal(0)) -> None:
+    def __init__(
+        self, sentence: str, *, is_away: bool, cost_usd: Decimal = Decimal(0), origin: str | None = None
+    ) -> None:
         super().__init__(sentence)
         self.is_away = is_away
         self.cost_usd = cost_usd
+        self.origin = origin
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A conversation to be answered: (role, text) each. `schema`: the answer is JSON of it, as far as a model obeys."""
+
+    messages: Sequence[tuple[str, str]]
+    model: str
+    max_output_tokens: int
+    schema: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -80,15 +93,8 @@ class ModelApi(Protocol):
         """The models that a chat may name; the first is taken when none is named."""
         ...
 
-    async def chat(
-        self,
-        messages: Sequence[tuple[str, str]],
-        *,
-        model: str,
-        max_output_tokens: int,
-        schema: Mapping[str, Any] | None = None,
-    ) -> Said:
-        """Answer messages (role, text), as JSON of this schema if one is given (the provider may not keep to it)."""
+    async def chat(self, asked: Asked) -> Said:
+        """Answer a conversation."""
         ...
 
     async def embed(self, texts: Sequence[str], *, dimensions: int | None) -> Embedded:

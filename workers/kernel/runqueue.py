@@ -1,6 +1,7 @@
 """The queue: RQ on Redis, a doorbell that carries a run's id and turn by function name, and nothing else."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -9,11 +10,13 @@ from workers.kernel.errors import Unavailable
 
 if TYPE_CHECKING:
     from redis import Redis
-    from rq.job import Job
+    from rq import Queue
 
 QUEUE = "pam-runs"
 JOB = "workers.jobs.advance_run"
-CLAIM_SECONDS = 15  # a living worker claims its turn long before
+QUEUED_SECONDS = 86_400  # whoever waits longer is rung for anew
+Tell = Callable[[UUID, int, bool], None]  # of a run and its turn: it begins here, or it is over
+TAKEN_SECONDS = 15  # a living worker has taken a run long before
 
 
 def connect(redis_url: str) -> "Redis":
@@ -32,6 +35,21 @@ def connect(redis_url: str) -> "Redis":
     )
 
 
+def ping(redis: "Redis") -> None:
+    """Raises Unavailable when Redis does not answer."""
+    from redis.exceptions import RedisError
+
+    try:
+        redis.ping()
+    except RedisError as error:
+        raise Unavailable(f"Redis did not answer ({type(error).__name__}): check REDIS_URL") from error
+
+
+def job_id(run_id: UUID, turn: int) -> str:
+    """The name of a turn's job: ringing twice for one turn is one job."""
+    return f"{run_id}-{turn}"
+
+
 class RunQueue:
     """Rings for a run. Ringing twice for one turn is harmless: the queue drops a turn it has seen."""
 
@@ -45,29 +63,26 @@ class RunQueue:
     def _ring(self, run_id: UUID, turn: int) -> bool:
         from redis.exceptions import RedisError
         from rq import Queue
-        from rq.exceptions import DuplicateJobError, NoSuchJobError
+        from rq.exceptions import DuplicateJobError
         from rq.job import Job
 
         queue = Queue(QUEUE, connection=self._redis, serializer="json")
-        name = f"{run_id}-{turn}"
+        name = job_id(run_id, turn)
 
         def enqueue() -> None:
-            # Finished jobs leave at once, so that a sweep may ring again for a turn whose job died.
+            # No job stays for good: a sweep may ring again for a turn whose job died.
             queue.enqueue_call(
-                JOB, args=[str(run_id), turn], job_id=name, unique=True, timeout=-1, result_ttl=0, failure_ttl=5
-            )
+                JOB, args=[str(run_id), turn], job_id=name, unique=True, timeout=-1, ttl=QUEUED_SECONDS,
+                result_ttl=0, failure_ttl=5,
+            )  # fmt: skip
 
         try:
             try:
                 enqueue()
             except DuplicateJobError:
-                try:
-                    known = Job.fetch(name, connection=self._redis, serializer="json")
-                    if not _is_dead(known):
-                        return False
-                    known.delete()
-                except NoSuchJobError:
-                    pass  # it has just left
+                if self._is_on_its_way(queue, name):
+                    return False
+                self._redis.delete(Job.key_for(name))
                 enqueue()
         except DuplicateJobError:
             return False
@@ -77,11 +92,15 @@ class RunQueue:
             ) from error
         return True
 
+    def _is_on_its_way(self, queue: "Queue", name: str) -> bool:
+        """Whether a worker will take this bell, or has just taken it. Else it is lost, or its run under way: then a
+        bell too many does no harm."""
+        from rq.exceptions import NoSuchJobError
+        from rq.job import Job
 
-def _is_dead(job: "Job") -> bool:
-    """Whether a worker took this job and was lost: whoever rings knows that its turn was never claimed."""
-    taken_at = job.started_at or job.last_heartbeat
-    if job.get_status(refresh=False) == "queued" or taken_at is None:
-        return False
-    aware = taken_at if taken_at.tzinfo else taken_at.replace(tzinfo=UTC)
-    return datetime.now(UTC) - aware > timedelta(seconds=CLAIM_SECONDS)
+        try:
+            rung_at = Job.fetch(name, connection=self._redis, serializer="json").enqueued_at
+        except NoSuchJobError:
+            return False  # it has just left
+        is_new = rung_at is not None and datetime.now(UTC) - rung_at < timedelta(seconds=TAKEN_SECONDS)
+        return is_new or queue.get_job_position(name) is not None

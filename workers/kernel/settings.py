@@ -35,12 +35,14 @@ class WorkerSettings:
     key_file: Path | None = None
     lease_seconds: int = 30
     sweep_seconds: float = 10
-    pulse_seconds: float = 1
+    pulse_seconds: float = 0.5
+    max_runs: int = 100
     may_reach_loopback: bool = False
     log_folder: str | None = None
     log_group: str | None = None
     log_region: str | None = None
     tool_models: tuple[str, ...] = ()
+    fallback_models: tuple[str, ...] = ()
     pam_home: str | None = None
 
     def __repr__(self) -> str:
@@ -67,14 +69,20 @@ class WorkerSettings:
             **_keys(environment),
             lease_seconds=_whole(environment, "PAM_LEASE_SECONDS", 30),
             sweep_seconds=_whole(environment, "PAM_SWEEP_SECONDS", 10),
+            max_runs=_whole(environment, "PAM_MAX_RUNS", 100, of="runs at once"),
             # For the embedded stack alone: lets api_call reach localhost where an organisation allows it.
             may_reach_loopback=environment.get("PAM_OUTBOUND_LOOPBACK", "").strip() == "1",
             log_folder=environment.get("PAM_LOG_FOLDER", "").strip() or None,
             log_group=environment.get("PAM_LOG_GROUP", "").strip() or None,
             log_region=environment.get("AWS_REGION", "").strip() or None,
-            tool_models=tuple(filter(None, map(str.strip, environment.get("PAM_TOOL_MODELS", "").split(",")))),
+            tool_models=_listed(environment, "PAM_TOOL_MODELS"),
+            fallback_models=_listed(environment, "PAM_FALLBACK_MODELS"),
             pam_home=environment.get("PAM_HOME", "").strip() or None,
         )
+
+
+def _listed(environment: Mapping[str, str], name: str) -> tuple[str, ...]:
+    return tuple(filter(None, map(str.strip, environment.get(name, "").split(","))))
 
 
 def _keys(environment: Mapping[str, str]) -> dict[str, Any]:
@@ -87,10 +95,10 @@ def _keys(environment: Mapping[str, str]) -> dict[str, Any]:
     return {"kms_key_ids": key_ids, "key_file": Path(file) if file else None}
 
 
-def _whole(environment: Mapping[str, str], name: str, default: int) -> int:
+def _whole(environment: Mapping[str, str], name: str, default: int, *, of: str = "seconds") -> int:
     value = environment.get(name, "").strip() or str(default)
     if not value.isdigit() or int(value) < 1:
-        raise SettingMissing(f"{name} must be a whole number of seconds above 0, not {value!r}")
+        raise SettingMissing(f"{name} must be a whole number of {of} above 0, not {value!r}")
     return int(value)
 
 

@@ -140,7 +140,7 @@ class Vault:
     async def _deposited(self, found: SealedConnection) -> Secret:
         key = found.deposit_key
         if found.deposit is None or key is None:
-            raise SealBroken("the sealing key of this deposit is gone")
+            raise DepositUnusable("the key that the secret was sealed to is gone: rotate the connection")
         if not await self.envelope.ring.opens(key_id_of(key.private_sealed)):
             raise KeyAway("this worker does not hold the key of the public key that is out: give all workers the same")
         private = await self.envelope.open(key.private_sealed, context=_place(key.id))

@@ -5,6 +5,7 @@ digits and a few signs is left out of it and decided here (`matching`), so there
 """
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import Callable, Iterable
@@ -16,18 +17,13 @@ from workers.kernel.errors import Unavailable
 from workers.logs.lines import LogLine, moment_of, read_line
 from workers.logs.matching import page_of
 from workers.logs.query import CORRELATION_FIELDS, LogQuery, LogsRefused, Operator, Order, Page, safe_words
+from workers.logs.redaction import REDACTED
 
 _GROUP = re.compile(r"[A-Za-z0-9_/.#-]{1,512}")  # CreateLogGroup's own rule
 _REGION = re.compile(r"[a-z]{2}(?:-[a-z]+){1,3}-\d")
 _FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}(?:\.[A-Za-z_][A-Za-z0-9_]{0,63}){0,5}")
 _VALUE = re.compile(r"[A-Za-z0-9_:@/ -]{1,200}")
 _MAX_RESULTS = 10_000  # Insights' own limit
-_NO_ACCESS = (
-    "AccessDeniedException",
-    "UnrecognizedClientException",
-    "InvalidSignatureException",
-    "ExpiredTokenException",
-)
 _ENDED = ("Complete", "Failed", "Cancelled", "Timeout", "Unknown")
 
 
@@ -40,7 +36,6 @@ class CloudWatchPlace:
     endpoint_url: str | None = None
     access_key_id: str | None = None
     secret_access_key: str | None = None
-    session_token: str | None = None
 
     def __repr__(self) -> str:
         return f"CloudWatchPlace({self.log_group!r}, {self.region!r})"
@@ -61,7 +56,6 @@ def client_of(place: CloudWatchPlace) -> Any:
         endpoint_url=place.endpoint_url,
         aws_access_key_id=place.access_key_id,
         aws_secret_access_key=place.secret_access_key,
-        aws_session_token=place.session_token,
         config=Config(connect_timeout=5, read_timeout=10, retries={"max_attempts": 1}),
     )
 
@@ -117,7 +111,7 @@ class CloudWatchLogs:
         except BotoCoreError as error:
             raise Unavailable(f"CloudWatch did not answer: {type(error).__name__}") from None
         is_cut = len(rows) >= _MAX_RESULTS
-        lines = sorted(_lines(rows), key=lambda line: line.at, reverse=True)
+        lines = sorted(_lines(rows, self._place.secret_access_key), key=lambda line: line.at, reverse=True)
         return page_of(
             lines, query, caveat="CloudWatch gave 10,000 lines and has more: narrow the search." if is_cut else None
         )
@@ -131,26 +125,36 @@ class CloudWatchLogs:
             endTime=int(query.range.until.timestamp()) + 1,
             queryString=insights_query(query, limit=_MAX_RESULTS),
         )
+        try:
+            return self._polled(started["queryId"], ends_at)
+        except Exception:
+            with contextlib.suppress(Exception):  # it ended by itself, or nobody answers: what went wrong is told
+                self._client.stop_query(queryId=started["queryId"])
+            raise
+
+    def _polled(self, query_id: str, ends_at: float) -> list[list[dict[str, str]]]:
         pause = 0.05
         while True:
-            told = self._client.get_query_results(queryId=started["queryId"])
+            told = self._client.get_query_results(queryId=query_id)
             if told["status"] == "Complete":
                 return list(told["results"])
             if told["status"] in _ENDED:
                 raise Unavailable(f"CloudWatch ended the search as {told['status']}")
             if time.monotonic() + pause > ends_at:
-                self._client.stop_query(queryId=started["queryId"])
                 raise Unavailable(f"CloudWatch was not done after {self._max_seconds:g} s: narrow the range of time")
             time.sleep(pause)
             pause = min(pause * 2, 1)
 
 
-def _lines(rows: Iterable[list[dict[str, str]]]) -> Iterable[LogLine]:
+def _lines(rows: Iterable[list[dict[str, str]]], secret: str | None) -> Iterable[LogLine]:
+    """The rows as lines. An application may have logged the very secret that reads its logs."""
     for row in rows:
         told = {cell.get("field"): cell.get("value", "") for cell in row}
         stamp = told.get("@timestamp") or ""  # "2026-11-24 12:00:00.000", or milliseconds where AWS is stood in for
         at = moment_of(int(stamp) if stamp.isdecimal() else stamp)
-        if at is not None and (line := read_line(told.get("@message") or "", at=at)):
+        message = told.get("@message") or ""
+        message = message.replace(secret, REDACTED) if secret else message
+        if at is not None and (line := read_line(message, at=at)):
             yield line
 
 

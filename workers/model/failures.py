@@ -10,6 +10,8 @@ class ModelFailure(Exception):
 
     `is_transient`: the same request may succeed later. `retry_after_seconds`: what the server asked for.
     `lost_usage`: what the broken attempts have probably cost, if the model had begun to answer.
+    `lacks_allowance`: it would have been tried again, had the broken attempts left enough of what it may use.
+    `is_quoting`: the sentence repeats the server's own words.
     """
 
     is_transient: ClassVar[bool] = False
@@ -18,6 +20,8 @@ class ModelFailure(Exception):
         super().__init__(sentence)
         self.retry_after_seconds = retry_after_seconds
         self.lost_usage: Usage | None = None
+        self.lacks_allowance = False
+        self.is_quoting = False
 
 
 class ModelTimeout(ModelFailure):
@@ -53,9 +57,10 @@ class MalformedAnswer(ModelFailure):
 class ModelRefusedRequest(ModelFailure):
     """The server will not take this request however often it comes; the sentence says what to check."""
 
-    def __init__(self, sentence: str, *, status: int) -> None:
+    def __init__(self, sentence: str, *, status: int, is_quoting: bool = False) -> None:
         super().__init__(sentence)
         self.status = status
+        self.is_quoting = is_quoting
 
 
 class ContextTooLong(ModelFailure):

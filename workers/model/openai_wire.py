@@ -13,9 +13,9 @@ from openai import (
     APIStatusError,
     APITimeoutError,
     AsyncOpenAI,
+    AsyncStream,
     OpenAIError,
     Timeout,
-    omit,
 )
 from openai.types.chat import (
     ChatCompletionAssistantMessageParam,
@@ -36,11 +36,12 @@ from workers.model.failures import (
     ModelUnreachable,
 )
 from workers.model.openai_chunks import Chunk, OpenAnswer
-from workers.model.protocol import Answer, Message, Role, StreamItem, TextDelta, ToolSpec
+from workers.model.protocol import Allowance, Answer, Message, Role, StreamItem, TextDelta, ToolSpec
 
 _TOO_LONG_CODES = {"context_length_exceeded", "exceed_context_size_error", "string_above_max_length"}
 _NO_MONEY_CODES = {"insufficient_quota", "billing_hard_limit_reached"}
 _SAID_CHARACTERS = 600
+_CUT = "complete message body"  # httpx, of an answer that had begun: it is billed
 
 T = TypeVar("T")
 
@@ -89,22 +90,35 @@ class OpenAIModel:
             failure = MalformedAnswer("The model's server answered in a shape that we do not know.")
         raise failure  # out here, so that no failure carries the library's error, whose request holds the key
 
+    async def _open(
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec], max_output_tokens: int
+    ) -> AsyncStream[object]:
+        """Chat Completions by the library's own `post`, as its answer came.
+
+        Its `create` looks through every message, schema and chunk for what it might rename: half of a step's time.
+        """
+        body = {
+            "model": self._name,
+            "messages": [_message_param(message) for message in messages],
+            "max_completion_tokens": max_output_tokens,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if tools:
+            body["tools"] = [_tool_param(tool) for tool in tools]
+        return await self._client.post(
+            "/chat/completions", cast_to=object, body=body, stream=True, stream_cls=AsyncStream[object]
+        )
+
     async def stream(
-        self, messages: Sequence[Message], tools: Sequence[ToolSpec], *, max_output_tokens: int
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec], *, allowed: Allowance
     ) -> AsyncGenerator[StreamItem, None]:
         """Answer as `Model.stream` says; closing the generator closes the HTTP stream."""
         answer = OpenAnswer()
         has_stream = False
         failure: ModelFailure | None = None
         try:
-            stream = await self._client.chat.completions.create(
-                model=self._name,
-                messages=[_message_param(message) for message in messages],
-                tools=[_tool_param(tool) for tool in tools] or omit,
-                max_completion_tokens=max_output_tokens,
-                stream=True,
-                stream_options={"include_usage": True},
-            )
+            stream = await self._open(messages, tools, allowed.output_tokens)
             has_stream = True
             async with stream:
                 async for chunk in stream:
@@ -138,6 +152,8 @@ class OpenAIModel:
                 )
             case APIConnectionError() if has_stream:
                 return MalformedAnswer("The model's stream broke off: the connection was lost.")
+            case APIConnectionError() if _CUT in str(error.__cause__):
+                return MalformedAnswer("The model's answer broke off: the connection was lost.")
             case APIConnectionError():
                 return ModelUnreachable("The model's server cannot be reached: check OPENAI_BASE_URL and the network.")
             case APIStatusError():
@@ -176,6 +192,7 @@ class OpenAIModel:
             case _:
                 said = error.message.replace(self._api_key, "[key]")[:_SAID_CHARACTERS]
                 sentence = f"The model's server refuses this request ({status}); it says: {said}"
+                return ModelRefusedRequest(sentence, status=status, is_quoting=True)
         return ModelRefusedRequest(sentence, status=status)
 
 

@@ -15,7 +15,10 @@ _BOMB_RATIO = 100
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back. `note`: what PAM has to say of it, such as a redirect that it did not follow."""
+    """What came back. `note`: what PAM has to say of it, such as a redirect that it did not follow.
+
+    `is_redirected`: another request came before this one, and what it did there is done.
+    """
 
     target: Target
     status: int
@@ -25,6 +28,7 @@ class Answer:
     note: str = ""
     attempts: int = 1
     seconds: float = 0
+    is_redirected: bool = False
 
     def header(self, name: str) -> str | None:
         """The value of a header that is there once; None when it is absent or contradicts itself."""

@@ -42,8 +42,8 @@ log = structlog.get_logger()
 class Breaker:
     """Shuts after five failures with a minute at most between them; after 30 s one request at a time may try.
 
-    Below `pam:<organisation>:breaker:`, so that no organisation shuts another's way. Without Redis it stands open:
-    it spares the other side, it guards nothing.
+    Below `pam:<organisation>:breaker:`, so that no organisation shuts another's way; a model, which all share, below
+    `pam:models:breaker:`. Without Redis it stands open: it spares the other side, it guards nothing.
     """
 
     def __init__(self, *, url: str, token: str) -> None:
@@ -53,11 +53,11 @@ class Breaker:
         """Close the HTTP session."""
         await self._redis.close()
 
-    async def enter(self, org_id: UUID, authority: str) -> float:
+    async def enter(self, org_id: UUID | None, authority: str) -> float:
         """0: go ahead. Else the seconds for which the host is left alone."""
         return await self._ask(_ENTER, org_id, authority, [str(PAUSE_SECONDS)]) / 1000
 
-    async def succeeded(self, org_id: UUID, authority: str) -> None:
+    async def succeeded(self, org_id: UUID | None, authority: str) -> None:
         """The host answered: earlier failures are forgotten."""
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
@@ -65,11 +65,11 @@ class Breaker:
         except _AWAY as error:
             log.warning("breaker away", error=type(error).__name__)
 
-    async def failed(self, org_id: UUID, authority: str) -> None:
+    async def failed(self, org_id: UUID | None, authority: str) -> None:
         """The host did not answer, or answered that it cannot."""
         await self._ask(_FAILED, org_id, authority, [str(FAILURES), str(WINDOW_SECONDS), str(PAUSE_SECONDS)])
 
-    async def _ask(self, script: str, org_id: UUID, authority: str, arguments: list[str]) -> int:
+    async def _ask(self, script: str, org_id: UUID | None, authority: str, arguments: list[str]) -> int:
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 return int(await self._redis.eval(script, keys=[_key(org_id, authority)], args=arguments))
@@ -78,5 +78,5 @@ class Breaker:
             return 0
 
 
-def _key(org_id: UUID, authority: str) -> str:
-    return f"pam:{org_id}:breaker:{authority}"
+def _key(org_id: UUID | None, authority: str) -> str:
+    return f"pam:{org_id or 'models'}:breaker:{authority}"

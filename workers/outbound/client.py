@@ -17,7 +17,7 @@ from workers.outbound.answer import Answer
 from workers.outbound.breaker import Breaker
 from workers.outbound.credentials import Injection
 from workers.outbound.exchange import exchange
-from workers.outbound.failures import OutboundFailed, OutboundRefused
+from workers.outbound.failures import CredentialAway, OutboundFailed, OutboundRefused
 from workers.outbound.limits import OutboundLimits
 from workers.outbound.network import GuardedNetwork
 from workers.outbound.redaction import Redaction
@@ -56,7 +56,7 @@ class _Journey:
         try:
             injection = await self.inject(target.authority)
         except Unavailable as error:
-            raise OutboundFailed(f"The connection could not be opened: {error}.", was_sent=False) from None
+            raise CredentialAway(f"The connection could not be opened: {error}.") from None
         self.secrets += [one for one in injection.secrets if one not in self.secrets]
         return injection
 
@@ -98,7 +98,7 @@ class Outbound:
                 answer = await self._hop(journey, request, target)
                 step = next_step(answer, request)
                 if step is None:
-                    return answer
+                    return replace(answer, is_redirected=request is not first)
                 request, target = step
                 if target.origin != journey.home.origin:
                     journey.inject = None  # for good: a foreign host must not choose what is asked with the secret
@@ -111,7 +111,7 @@ class Outbound:
                 raise
             told = f"The redirect of {journey.home.authority} was not followed: {without_names(error)}"
             if not first.is_safe:
-                return replace(answer, note=told)
+                return replace(answer, note=told, is_redirected=True)
             if isinstance(error, Refused):
                 raise OutboundRefused(error.code, told) from None
             raise OutboundFailed(told, was_sent=error.was_sent) from None
@@ -126,7 +126,8 @@ class Outbound:
         if not is_allowed:
             raise OutboundRefused(
                 "host",
-                f"{target.authority} is not on the organisation's list of hosts: an admin adds it with pam.allow_host.",
+                f"{target.authority} is not on the organisation's list of hosts: "
+                f"an admin adds it with `pam hosts allow {target.authority}`.",
             )
         if self._breaker is None:
             return await self._attempts(journey, request, target)
@@ -137,6 +138,8 @@ class Outbound:
             )
         try:
             answer = await self._attempts(journey, request, target)
+        except CredentialAway:
+            raise  # says nothing of the host, which was not asked
         except OutboundFailed:
             await self._breaker.failed(journey.org_id, target.authority)
             raise
@@ -167,8 +170,8 @@ class Outbound:
         try:
             async with asyncio.timeout_at(journey.deadline), asyncio.timeout(limits.connect_seconds):
                 route = await self._network.find(target.host, target.port)
-            injection = await journey.injection(target)
             async with asyncio.timeout_at(journey.deadline):
+                injection = await journey.injection(target)
                 stream = await self._network.open(target, route, seconds=limits.connect_seconds)
         except TimeoutError:
             raise OutboundFailed(f"{target.authority} could not be reached in time.", was_sent=False) from None
@@ -187,8 +190,12 @@ class Outbound:
         return pause * random.uniform(0.5, 1)  # noqa: S311 - no secret
 
     def _asked_pause(self, answer: Answer, request: Request, number: int) -> float | None:
-        """The seconds until the other side wants to be asked again; None when its answer stands."""
-        told = retry_after(answer.header("retry-after")) if answer.status in _COME_BACK else None
+        """The seconds until the other side wants to be asked again; None when its answer stands.
+
+        429 says that nothing was done (RFC 6585, 4); a 503 may be a gateway's, in front of a server that did it.
+        """
+        is_asked = answer.status in _COME_BACK if request.is_safe else answer.status == 429
+        told = retry_after(answer.header("retry-after")) if is_asked else None
         if told is not None:
             return told if told <= self._limits.longest_pause_seconds else None
         return self._backoff(number) if request.is_safe and answer.status in _PASSING else None

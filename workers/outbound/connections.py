@@ -3,6 +3,8 @@
 import asyncio
 import base64
 from collections import OrderedDict
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from uuid import UUID, uuid4
 from weakref import WeakValueDictionary
@@ -12,7 +14,7 @@ import structlog
 from workers.kernel.envelope import KeyAway, SealBroken
 from workers.kernel.errors import PamError, Refused, Unavailable
 from workers.kernel.ledger import connections
-from workers.kernel.ledger.connections import ConnectionKind, SealedConnection, Token
+from workers.kernel.ledger.connections import ConnectionKind, ConnectionTerms, SealedConnection, Token
 from workers.kernel.ledger.hold import Hold
 from workers.kernel.vault import PURPOSE as SECRET
 from workers.kernel.vault import DepositUnusable, Secret, Vault
@@ -53,18 +55,40 @@ class Connections:
 
     async def injected(self, hold: Hold, call_id: UUID, name: str, host: str) -> Injection:
         """What the connection adds to a request of this call to this host. Raises Refused, or Unavailable."""
-        vault = self._vault
-        if vault is None:
+        async with self._found(hold, call_id, name, host) as (vault, found):
+            if found.leads_to_logs:
+                raise Refused("forbidden", f"The connection {name} leads to logs: log_search uses it, no other tool.")
+            secret = await vault.secret_of(found)
+            if found.kind not in _OAUTH:
+                return _shown(found, secret)
+            token, number = await self._token(vault, hold, found)
+        before = self._served.get((call_id, name))
+        self._served[call_id, name] = _Served(found.id, number, is_second=before is not None and before.is_second)
+        while len(self._served) > _MAX_SERVED:
+            self._served.popitem(last=False)
+        return Injection({"authorization": f"Bearer {token}"}, secrets=(token,))
+
+    async def opened_for_logs(self, hold: Hold, call_id: UUID, name: str) -> tuple[ConnectionTerms, str]:
+        """Where a connection leads that leads to logs, and its secret. Raises Refused."""
+        host = (await connections.read_terms(hold, name)).hosts[0]
+        async with self._found(hold, call_id, name, host) as (vault, found):
+            if not found.leads_to_logs:
+                raise Refused("forbidden", f"The connection {name} leads to no logs: an admin adds one that does.")
+            return found, (await vault.secret_of(found)).secret
+
+    @asynccontextmanager
+    async def _found(
+        self, hold: Hold, call_id: UUID, name: str, host: str
+    ) -> AsyncIterator[tuple[Vault, SealedConnection]]:
+        """A connection for this call and host; what goes wrong with it within is audited and said in one sentence."""
+        if self._vault is None:
             raise Refused(
                 "unconfigured",
                 "This worker holds no key for connections: whoever runs it sets PAM_KMS_KEY_ID or PAM_KEY_FILE.",
             )
         found = await connections.open_for(hold, call_id, name, host)
         try:
-            secret = await vault.secret_of(found)
-            if found.kind not in _OAUTH:
-                return _shown(found, secret)
-            token, number = await self._token(vault, hold, found)
+            yield self._vault, found
         except (SealBroken, DepositUnusable, KeyAway) as error:
             log.warning("connection not opened", connection=str(found.id), reason=str(error))
             await connections.note_fault(hold, call_id, found, "key_away" if isinstance(error, KeyAway) else "broken")
@@ -72,11 +96,11 @@ class Connections:
         except (Refused, Unavailable) as error:
             await connections.note_fault(hold, call_id, found, getattr(error, "code", "unavailable"))
             raise
-        before = self._served.get((call_id, name))
-        self._served[call_id, name] = _Served(found.id, number, is_second=before is not None and before.is_second)
-        while len(self._served) > _MAX_SERVED:
-            self._served.popitem(last=False)
-        return Injection({"authorization": f"Bearer {token}"}, secrets=(token,))
+
+    async def close(self) -> None:
+        """Wait for tokens that are being fetched: a refresh token that was changed meanwhile exists only here."""
+        if self._fetching:
+            await asyncio.wait(self._fetching, timeout=FETCH_SECONDS + 5)
 
     async def invalidate(self, hold: Hold, call_id: UUID, name: str) -> bool:
         """The host answered 401 to what `injected` gave this call: whether asking it anew may help, once a call."""
@@ -121,12 +145,12 @@ class Connections:
         self, vault: Vault, hold: Hold, found: SealedConnection, place: Token, lease: UUID
     ) -> tuple[str, int]:
         try:
-            # Opened anew under the turn: another worker may have changed the refresh token since.
-            secret = await vault.opened(place.sealed or b"", found)
-            # The data keys are there before the request is sent: afterwards nothing but the ledger may fail.
-            for_token = await vault.envelope.sealer(context=found.context(_PURPOSE))
-            for_secret = await vault.envelope.sealer(context=found.context(SECRET))
-            async with asyncio.timeout(FETCH_SECONDS):
+            async with asyncio.timeout(FETCH_SECONDS):  # all of it, so that it ends before the turn does
+                # Opened anew under the turn: another worker may have changed the refresh token since.
+                secret = await vault.opened(place.sealed or b"", found)
+                # The data keys are there before the request is sent: afterwards nothing but the ledger may fail.
+                for_token = await vault.envelope.sealer(context=found.context(_PURPOSE))
+                for_secret = await vault.envelope.sealer(context=found.context(SECRET))
                 fetched = await oauth.fetch(self._post, found, secret)
         except TimeoutError:
             await connections.yield_token(hold, found, lease)
@@ -172,8 +196,10 @@ def _shown(found: SealedConnection, secret: Secret) -> Injection:
             if "query" in settings:
                 return Injection(query={settings["query"]: whole}, secrets=(value,))
             return Injection({settings["header"].lower(): whole}, secrets=(value,))
-        case _:
+        case ConnectionKind.BEARER:
             return Injection({"authorization": f"Bearer {value}"}, secrets=(value,))
+        case _:
+            raise Refused("unusable", f"The connection {found.name} is of a kind that is shown to no host.")
 
 
 def _said(found: SealedConnection, error: PamError) -> Refused:

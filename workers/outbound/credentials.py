@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
 
+from workers.kernel.ledger.connections import ConnectionTerms
 from workers.kernel.ledger.hold import Hold
 
 
@@ -31,4 +32,8 @@ class Credentials(Protocol):
 
     async def invalidate(self, hold: Hold, call_id: UUID, name: str) -> bool:
         """The host answered 401 to what `injected` gave this call: whether asking once more may help."""
+        ...
+
+    async def opened_for_logs(self, hold: Hold, call_id: UUID, name: str) -> tuple[ConnectionTerms, str]:
+        """Where a connection leads that leads to logs, and its secret. Raises Refused."""
         ...

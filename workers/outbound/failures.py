@@ -17,3 +17,10 @@ class OutboundFailed(PamError):
         super().__init__(message)
         self.was_sent = was_sent
         self.may_repeat = may_repeat
+
+
+class CredentialAway(OutboundFailed):
+    """The connection's secret could not be had now, so nothing was sent; asking at once again does not help."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, was_sent=False, may_repeat=False)

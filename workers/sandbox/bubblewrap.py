@@ -3,12 +3,14 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 from workers.sandbox import programs, walls
 from workers.sandbox.account import Account, acting_as, ordinary_account
@@ -31,6 +33,8 @@ from workers.sandbox.sandbox import (
 from workers.sandbox.seccomp import assembled, machine
 from workers.sandbox.watch import Watch, Watched
 
+T = TypeVar("T")
+
 _START_SECONDS = 10
 _END_SECONDS = 5
 _INITIALISE = (
@@ -41,20 +45,33 @@ _INITIALISE = (
 
 @dataclass
 class _Standing:
-    """A sandbox whose walls stand and whose code waits: its first process, and its writable folders, open."""
+    """A sandbox whose walls stand and whose code waits: its first process, and its writable folders, open.
+
+    `copies` work on the folders in threads of their own, which no cancel ends.
+    """
 
     child: Child
     guard_pid: int
     guard: int
     folders: tuple[int, ...]
+    copies: list["asyncio.Future[Any]"] = field(default_factory=list)
 
     def kill(self) -> None:
         """End its process 1, and with it, by the kernel, everything in its namespace."""
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.guard, signal.SIGKILL)
 
-    def close(self) -> None:
+    async def copied(self, copy: Callable[[], T]) -> T:
+        """What a copy from or to the folders answers; it goes on to its end when this call is cancelled."""
+        copying = asyncio.ensure_future(asyncio.to_thread(copy))
+        self.copies.append(copying)
+        return await asyncio.shield(copying)
+
+    async def close(self) -> None:
         """Let go of everything; what is in memory only is gone then."""
+        while not all(copying.done() for copying in self.copies):
+            with suppress(asyncio.CancelledError):  # the numbers of closed folders soon stand for others
+                await asyncio.wait(self.copies)
         for fd in (self.guard, *self.folders):
             os.close(fd)
         self.child.close()
@@ -115,7 +132,7 @@ class Bubblewrap:
         try:
             stop, is_over = None, False
             try:
-                await asyncio.to_thread(self._fill, standing, files)
+                await standing.copied(lambda: self._fill(standing, files))
                 standing.child.send(b"\n")
                 reading = asyncio.ensure_future(standing.child.read(transcript, limits.output_bytes, on_output))
                 watching = asyncio.ensure_future(watch.until_stop())
@@ -133,9 +150,9 @@ class Bubblewrap:
                     await asyncio.gather(watching, reading, return_exceptions=True)
             finally:
                 status, cpu_seconds = await self._end(standing, is_over=is_over)
-            harvest = await asyncio.to_thread(self._harvest, standing, files, limits)
+            harvest = await standing.copied(lambda: self._harvest(standing, files, limits))
         finally:
-            standing.close()
+            await standing.close()
         return Outcome(
             exit_code=None if stop else exit_code_of(status),
             stopped=stop,
@@ -240,6 +257,16 @@ class Bubblewrap:
         if (folder / "complete").exists():
             return folder
         half = folder.with_name(f"{folder.name}.{os.getpid()}")
+        shutil.rmtree(half, ignore_errors=True)  # a worker of this number may have died on the way
+        try:
+            await self._initialise(half)
+            with suppress(OSError):  # another worker may have been faster
+                half.rename(folder)
+        finally:
+            shutil.rmtree(half, ignore_errors=True)
+        return folder
+
+    async def _initialise(self, half: Path) -> None:
         half.mkdir(parents=True, mode=0o700)
         if not self._account.is_ours:
             os.chown(half, self._account.uid, self._account.gid)
@@ -252,9 +279,6 @@ class Bubblewrap:
         )
         if outcome.exit_code != 0:
             raise SandboxRefused(f"The throw-away database could not be prepared: {outcome.output[-500:]}")
-        with suppress(OSError):  # another worker may have been faster
-            half.rename(folder)
-        return folder
 
 
 async def _rest(child: Child, first: bytes) -> str:

@@ -64,6 +64,7 @@ class Child:
                 return Stop.OUTPUT
             if on_output is not None and (text := decoder.decode(chunk)):
                 await on_output(text)
+            await asyncio.sleep(0)  # a pipe that is never empty must not keep the loop
         return None
 
     def kill(self) -> None:

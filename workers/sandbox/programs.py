@@ -159,16 +159,30 @@ def within_reach(source: Path, home: Path, account: Account) -> Path:
         return copy
     parent.mkdir(parents=True, exist_ok=True)
     half = parent / f"{source.name}.{os.getpid()}"
+    _remove(half)  # a worker of this number may have died on the way
+    try:
+        _copy(source, half)
+        for path in [home, parent, half, *(half.rglob("*") if half.is_dir() else ())]:
+            if not path.is_symlink():
+                path.chmod(path.stat().st_mode | (0o555 if path.is_dir() or path.stat().st_mode & 0o100 else 0o444))
+        _remove(copy)
+        half.rename(copy)
+    finally:
+        _remove(half)
+    seal.write_text(mark)
+    return copy
+
+
+def _copy(source: Path, half: Path) -> None:
     if source.is_dir():
         shutil.copytree(source, half, symlinks=True, ignore=_NOT_COPIED)
         (half / "site-packages").mkdir(exist_ok=True)
     else:
         shutil.copy2(source, half)
-    for path in [home, parent, half, *(half.rglob("*") if half.is_dir() else ())]:
-        if not path.is_symlink():
-            path.chmod(path.stat().st_mode | (0o555 if path.is_dir() or path.stat().st_mode & 0o100 else 0o444))
-    if copy.exists():
-        shutil.rmtree(copy) if copy.is_dir() else copy.unlink()
-    half.rename(copy)
-    seal.write_text(mark)
-    return copy
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -29,6 +29,7 @@ class Stop(StrEnum):
 
     TIME = "time"
     MEMORY = "memory"
+    HOST = "host"
     FILES = "files"
     OUTPUT = "output"
 

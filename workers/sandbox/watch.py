@@ -49,7 +49,7 @@ class Watch:
         if used > self._limits.memory_bytes:
             return Stop.MEMORY
         if psutil.virtual_memory().available < self._limits.host_memory_left_bytes:
-            return Stop.MEMORY
+            return Stop.HOST
         return None
 
 

@@ -69,8 +69,8 @@ async def run(args: Args, context: ToolContext) -> ToolResult:
     credentials = context.services.credentials
     try:
         answer = await send()
-        # What was not let in took no effect: a token that ended early is fetched anew, once.
-        name = args.connection if answer.status == 401 else None
+        # What was not let in took no effect, unless a redirect led here: a token is fetched anew, once.
+        name = args.connection if answer.status == 401 and not answer.is_redirected else None
         if name and credentials and await credentials.invalidate(context.hold, context.call_id, name):
             answer = await send()
     except OutboundFailed as error:

@@ -12,6 +12,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from workers.kernel.errors import Unavailable
 from workers.kernel.ledger.hold import Hold
 from workers.kernel.worker_gateway import WATCHFUL
+from workers.tools import query_plan
 from workers.tools.bound_writes import BoundWrites
 from workers.tools.failures import ToolRetry
 from workers.tools.sql_limits import SqlLimits, execute_one, refuse_above, spoken
@@ -72,9 +73,9 @@ class BoundSql:
         return SqlRows(tuple(rows[: limits.max_rows]), len(found) > min(len(rows), limits.max_rows))
 
     async def explain(self, hold: Hold, statement: str, parameters: list[Any]) -> str:
-        """The plan with real times and row counts."""
-        plan = await self._run(hold, statement, parameters, prefix="explain (analyze, buffers)\n")
-        return "\n".join(str(row[0]) for row in plan)
+        """The plan with real times, as query_plan shows it."""
+        plan = await self._run(hold, statement, parameters, prefix="explain (analyze, format json)\n")
+        return query_plan.told(plan[0][0][0])
 
     async def _run(
         self, hold: Hold, statement: str, parameters: list[Any], *, prefix: str = ""

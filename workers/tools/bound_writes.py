@@ -27,15 +27,21 @@ from workers.tools.sql_limits import SqlLimits, execute_one, refuse_above, spoke
 from workers.tools.sql_writes import CheckedWrite
 
 MAX_ROWS = 1_000  # no table may be opened for more
-_MAX_ROW_CHARACTERS = 20_000
+_MAX_SAID_CHARACTERS = 20_000
+_MAX_ROW_CHARACTERS = 200_000
+_MAX_VALUE_CHARACTERS = 2_000
 _SERIALIZATION = ("40001", "40P01")
 _CHANGED = "The rows changed since they were shown ({now} now, {then} then): ask for the call again."
 
 
 @dataclass(frozen=True)
 class Change:
-    """One row: as it was, as it is, and what the statement's RETURNING says of it. JSON texts, cut when long."""
+    """One row: its key, as it was, as it is, and what the statement's RETURNING says of it.
 
+    The rows are JSON objects; a long value stands there as its beginning, its length and its digest. `said` is cut.
+    """
+
+    key: dict[str, Any]
     before: str | None
     after: str | None
     said: str | None
@@ -103,7 +109,10 @@ class BoundWrites:
         """
         bound = compose.SQL("select pam_private.bind_write({}, {}, {})").format(hold.run_id, hold.fence, call_id)
         async with self._transaction() as connection:
-            answer = await _one(connection, bound)
+            try:
+                answer = await _one(connection, bound)
+            except psycopg.errors.UniqueViolation as error:  # the call's first try is not over on the server yet
+                raise Unavailable("this call is being written at this moment") from error
             if (done := answer.get("written")) is not None:
                 return Written(sum(done.values()), done, (), "", is_repeat=True)
             act = await self._prepared(connection, checked, parameters)
@@ -205,7 +214,7 @@ class _Act:
         if checked.said is not None:
             listed = _listed(checked.row, target.columns) if checked.said == "*" else checked.said
             said = (
-                f"(select pg_catalog.left(pg_catalog.row_to_json(r)::text, {_MAX_ROW_CHARACTERS})"  # noqa: S608 - bound
+                f"(select pg_catalog.left(pg_catalog.row_to_json(r)::text, {_MAX_SAID_CHARACTERS})"  # noqa: S608 - bound
                 f" from (select {listed}\n) as r)"
             )
         statement = f"{checked.sql}\nreturning {_image(checked.row, target)}, {said}"
@@ -243,23 +252,27 @@ class _Act:
         is_gone = self._checked.verb == "delete"
         rows = sorted(rows, key=lambda row: _name(row.key)) if before else rows
         changes = [
-            Change(old.text if (old := before.get(_name(row.key))) else None, None if is_gone else row.text, row.said)
+            Change(
+                row.key,
+                old.text if (old := before.get(_name(row.key))) else None,
+                None if is_gone else row.text,
+                row.said,
+            )
             for row in rows
         ]
         seen = [[_name(row.key), old.sha256] for row in rows if (old := before.get(_name(row.key)))]
-        if self._checked.is_copy:
-            seen += sorted(["new", _sha256(json.dumps(self._given(row), sort_keys=True))] for row in rows)
+        if (found := self._checked.found) is not None:
+            seen += sorted(["new", _sha256(json.dumps(self._found(row, found), sort_keys=True))] for row in rows)
         return Written(len(rows), counts, tuple(changes), _sha256(json.dumps(seen)))
 
-    def _given(self, row: _Row) -> dict[str, Any]:
-        """Of a copied row what the statement itself found; the time of day differs from one moment to the next."""
+    def _found(self, row: _Row, names: tuple[str, ...]) -> dict[str, Any]:
+        """Of a new row what the statement itself found; the time of day differs from one moment to the next."""
         assert self._target is not None
         try:
             whole = json.loads(row.text)
-        except ValueError:  # cut, so too long to compare but by its beginning
-            return {"": row.text}
-        names = self._checked.given or tuple(whole)
-        return {name: whole.get(name) for name in names if name not in self._target.clocks}
+        except ValueError:  # cut
+            return {"": row.sha256}
+        return {name: whole.get(name) for name in names or tuple(whole) if name not in self._target.clocks}
 
 
 def _listed(row: str, columns: tuple[str, ...]) -> str:
@@ -267,12 +280,20 @@ def _listed(row: str, columns: tuple[str, ...]) -> str:
 
 
 def _image(row: str, target: _Target) -> str:
-    """A row's key, the digest of what may be read of it, and its text; cut by the server."""
+    """A row's key, the digest of what may be read of it, and its text with long values cut by the server."""
+    value = "pg_catalog.length(e.value::text)"
+    short = (
+        f"case when {value} <= {_MAX_VALUE_CHARACTERS} then e.value"
+        f" else pg_catalog.to_jsonb(pg_catalog.concat(pg_catalog.left(e.value::text, {_MAX_VALUE_CHARACTERS}),"
+        f" ' [cut: ', {value}, ' characters, sha256 ',"
+        " pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(e.value::text, 'UTF8')), 'hex'), ']')) end"
+    )
     whole = f"(select pg_catalog.to_jsonb(r)::text as t from (select {_listed(row, target.columns)}) as r) as w"  # noqa: S608
     return (
         f"(select pg_catalog.to_jsonb(k) from (select {_listed(row, target.keys)}) as k),"  # noqa: S608 - quoted names
         f" (select pg_catalog.encode(pg_catalog.sha256(pg_catalog.convert_to(t, 'UTF8')), 'hex') from {whole}),"
-        f" (select pg_catalog.left(t, {_MAX_ROW_CHARACTERS}) from {whole})"
+        f" (select pg_catalog.left(pg_catalog.jsonb_object_agg(e.key, {short})::text, {_MAX_ROW_CHARACTERS})"
+        f" from {whole}, pg_catalog.jsonb_each(w.t::pg_catalog.jsonb) as e)"
     )
 
 

@@ -1,8 +1,6 @@
 """Run a Python, shell or SQL program on files of the workspace, in a sandbox without network or secrets."""
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable
 
 from pydantic import Field
 
@@ -22,7 +20,7 @@ from workers.sandbox.sandbox import (
     Stop,
     signal_name,
 )
-from workers.tools import workspace_path
+from workers.tools import file_diff, workspace_path
 from workers.tools.failures import ToolRefused, ToolRetry
 from workers.tools.path_pattern import PathPattern
 from workers.tools.tool import Arguments, Tool, ToolContext, ToolResult
@@ -30,12 +28,13 @@ from workers.tools.tool import Arguments, Tool, ToolContext, ToolResult
 ORIGIN = "program output"
 MAX_FILES = 2_000
 MAX_INPUT_BYTES = 64 * MIB
-LIVE_INTERVAL_SECONDS = 0.25
 _READS_AT_ONCE = 8
-_MAX_LIVE_CHARACTERS = 8_000
+_BRINGING_SECONDS = 40
+_MAX_DIFF_BYTES = 1 * MIB
 _WHY = {
     Stop.TIME: "it ran longer than {seconds} s",
     Stop.MEMORY: "its processes together held more memory than a program may (1 GiB)",
+    Stop.HOST: "the machine that it ran on was short of memory, which is not the program's fault: try again later",
     Stop.FILES: "it made more files than a program may (20,000)",
     Stop.OUTPUT: "it printed more than a program may (8 MiB)",
 }
@@ -69,20 +68,24 @@ async def run(args: Args, context: ToolContext) -> ToolResult:
     """Exit code, output, changed files and usage. Nothing outside the sandbox is touched, but for files to keep."""
     sandbox = context.services.sandbox
     kept_by = [PathPattern(pattern) for pattern in (("**",) if args.keep is True else args.keep or ())]
-    brought = await _brought(args, context)
+    try:
+        async with asyncio.timeout(_BRINGING_SECONDS):
+            brought = await _brought(args, context)
+    except (Refused, Unavailable, TimeoutError) as error:
+        why = str(error) or f"reading them took more than {_BRINGING_SECONDS} s"
+        raise ToolRetry(f"The files could not be brought in, so nothing was run: {why}") from error
     inputs = tuple(InputFile(file.path, file.content) for file in brought)
-    live = _Live(context.on_output) if context.on_output else None
     try:
         outcome = await sandbox.run(
             Program(args.language, args.code),
             inputs,
             Limits(wall_seconds=args.timeout_seconds),
-            live.write if live else None,
+            context.on_output,
         )
     except SandboxRefused as refusal:
         raise ToolRefused(str(refusal)) from refusal
-    versions = {file.path: file.version for file in brought}
-    changes, written = await _changes(outcome, kept_by, versions, context)
+    given = {file.path: file for file in brought}
+    changes, written = await _changes(outcome, kept_by, given, context)
     notes = {"pam.files_changed": written} if written else {}
     return ToolResult(_told(args, outcome, changes), notes=notes, origin=ORIGIN)
 
@@ -103,10 +106,16 @@ async def _brought(args: Args, context: ToolContext) -> list[FileContent]:
 
     async def read(entry: FileEntry) -> FileContent:
         async with at_once:
-            return await context.services.workspace.read(context.hold, context.org_id, entry.path)
+            try:
+                return await context.services.workspace.read(context.hold, context.org_id, entry.path)
+            except Refused as refusal:
+                raise Refused(refusal.code, f"{entry.path}: {refusal}") from refusal
 
-    async with asyncio.TaskGroup() as reading:
-        tasks = [reading.create_task(read(entry)) for entry in wanted]
+    try:
+        async with asyncio.TaskGroup() as reading:
+            tasks = [reading.create_task(read(entry)) for entry in wanted]
+    except BaseExceptionGroup as errors:  # the first that failed ended the others
+        raise errors.exceptions[0] from None
     return [task.result() for task in tasks]
 
 
@@ -122,11 +131,12 @@ def _matching(patterns: tuple[str, ...], entries: list[FileEntry]) -> list[FileE
 
 
 async def _changes(
-    outcome: Outcome, kept_by: list[PathPattern], versions: dict[str, int], context: ToolContext
+    outcome: Outcome, kept_by: list[PathPattern], given: dict[str, FileContent], context: ToolContext
 ) -> tuple[list[str], list[dict[str, object]]]:
-    """A line for each changed file, and what was written."""
+    """A line for each changed file, and what was written, with what changed in the texts that were given."""
     lines: list[str] = []
     written: list[dict[str, object]] = []
+    room = file_diff.MAX_CHARACTERS  # for all of them together: they are one event
     for path, content in outcome.changed.items():
         if "__pycache__" in path.split("/"):
             continue
@@ -139,16 +149,35 @@ async def _changes(
         elif outcome.exit_code != 0:
             lines.append(f"{path}: {size}, not kept, because the program did not end with exit code 0")
         else:
+            before = given.get(path)
+            diff = await asyncio.to_thread(_diff, before, content, room) if before else None
             try:
                 # Without the call's id, which stands for one file only; a lost call of this kind is not repeated.
-                version = await files.write(context.hold, None, path, content, expected_version=versions.get(path, 0))
+                expected = before.version if before else 0
+                version = await files.write(context.hold, None, path, content, expected_version=expected)
             except Refused as refusal:
                 lines.append(f"{path}: {size}, NOT written: {refusal}")
                 continue
             lines.append(f"{path}: {size}, kept as version {version}")
-            written.append({"path": path, "version": version, "size_bytes": len(content)})
+            room -= len(diff or "")
+            told = {"path": path, "version": version, "size_bytes": len(content)}
+            written.append({**told, "diff": diff} if diff is not None else told)
     lines += [f"{item.path!r}: left out: {item.why}" for item in outcome.left_out]
     return lines, written
+
+
+def _diff(before: FileContent, after: bytes, room: int) -> str | None:
+    """What changed in a text, or why that is not told; None for what is no text, before or after."""
+    if not before.is_text or b"\0" in after:
+        return None
+    if room <= 0:
+        return f"[diff left out: the event holds {file_diff.MAX_CHARACTERS:,} characters of diffs]"
+    if before.size_bytes > _MAX_DIFF_BYTES:
+        return f"[diff left out: the file held {before.size_bytes:,} bytes, and {_MAX_DIFF_BYTES:,} are compared]"
+    try:
+        return file_diff.diff(before.path, before.content.decode(), after.decode())
+    except UnicodeDecodeError:
+        return None
 
 
 def _told(args: Args, outcome: Outcome, changes: list[str]) -> str:
@@ -167,27 +196,6 @@ def _told(args: Args, outcome: Outcome, changes: list[str]) -> str:
     if changes:
         parts.append("Changed files:\n" + "\n".join(changes))
     return "\n".join(parts)
-
-
-class _Live:
-    """Output for viewers while the program runs, at most every quarter of a second; what is too much is dropped."""
-
-    def __init__(self, show: Callable[[str], Awaitable[None]]) -> None:
-        self._show = show
-        self._pending = ""
-        self._shown_at = float("-inf")
-
-    async def write(self, text: str) -> None:
-        """Add text; show it when the interval is over."""
-        self._pending = (self._pending + text)[-_MAX_LIVE_CHARACTERS:]
-        if time.monotonic() - self._shown_at < LIVE_INTERVAL_SECONDS:
-            return
-        self._shown_at = time.monotonic()
-        pending, self._pending = self._pending, ""
-        try:
-            await self._show(pending)
-        except Unavailable:
-            return
 
 
 TOOL = Tool(

@@ -4,7 +4,8 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable
-from typing import Annotated, TypeVar
+from functools import partial
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field
 
@@ -13,10 +14,11 @@ from workers.kernel.ledger.tool_calls import CallEffect
 from workers.tools import schema_page, sql_guard, sql_writes
 from workers.tools.bound_writes import Change, Written, facts
 from workers.tools.failures import ToolRefused, ToolRetry
+from workers.tools.sql_limits import ROWS
 from workers.tools.tool import Arguments, Shown, Tool, ToolContext, ToolResult
 
 Scalar = str | int | float | bool | None
-ROWS, SCHEMA = "rows of the database", "schema of the database"
+SCHEMA = "schema of the database"
 _SHOWN_ROWS = 20
 _Checked = TypeVar("_Checked")
 _EDITED = "The statement was edited after its rows were shown: ask for the call again, so that they are shown."
@@ -41,7 +43,7 @@ class Args(Arguments):
     describe: bool | str = Field(
         default=False,
         description="true: the tables that are open to you, with columns, indexes, keys, policies, sizes and what may"
-        " be written; or the name of one of them",
+        " be written, and the team's functions that you may call; or the name of one table",
     )
 
 
@@ -53,10 +55,11 @@ async def run(args: Args, context: ToolContext) -> ToolResult:
         if args.write:
             raise ToolRetry("Give sql with write: true.")
         name = args.describe if isinstance(args.describe, str) else None
-        return ToolResult(schema_page.page(await tables.describe(context.hold), name), origin=SCHEMA)
+        open_tables, functions = await tables.describe(context.hold), await tables.describe_functions(context.hold)
+        return ToolResult(schema_page.page(open_tables, functions, name), origin=SCHEMA)
     if args.write:
         return await _write(args, context)
-    checked = await _judged(sql_guard.check, args.sql)
+    checked = await _checked_read(args.sql, context)
     await _fits(args, context, checked.attributes, checked.parameter_count)
     sql = context.services.sql
     if args.explain:
@@ -97,6 +100,17 @@ async def _write(args: Args, context: ToolContext) -> ToolResult:
     return ToolResult("\n".join([head, *rows]), notes=notes, origin=ROWS if rows else None)
 
 
+async def _checked_read(sql: str, context: ToolContext) -> sql_guard.CheckedStatement:
+    """Which functions are open is asked only when the statement calls one that is not built in."""
+    try:
+        return await _judged(sql_guard.check, sql)
+    except ToolRefused as refusal:
+        if not isinstance(refusal.__cause__, sql_guard.FunctionClosed):
+            raise
+    opened = frozenset(one.name for one in await tables.describe_functions(context.hold) if one.is_open)
+    return await _judged(partial(sql_guard.check, opened_functions=opened), sql)
+
+
 async def _checked_write(args: Args, context: ToolContext) -> sql_writes.CheckedWrite:
     checked = await _judged(sql_writes.check, args.sql or "")
     await _fits(args, context, checked.attributes, checked.parameter_count)
@@ -127,14 +141,25 @@ def _head(verb: str, done: Written, mood: str) -> str:
 
 
 def _row(change: Change) -> str:
-    """A row for an approver: what changes of it, with its key still in it."""
-    match (change.before, change.after):
-        case (None, after):
-            return f"+ {after}"
-        case (before, None):
-            return f"- {before}"
-        case (before, after):
-            return f"- {before}\n+ {after}"
+    """A row for an approver: a new or old one whole, of a changed one its key and what changes."""
+    try:
+        before: dict[str, Any] | None = json.loads(change.before) if change.before is not None else None
+        after: dict[str, Any] | None = json.loads(change.after) if change.after is not None else None
+    except ValueError:
+        raise ToolRetry("A row is too long to be shown to a person: write fewer or shorter columns.") from None
+    if before is None or after is None:
+        return f"+ {_line(after or {})}" if before is None else f"- {_line(before)}"
+    changed = [name for name in after if after[name] != before.get(name)]
+    if not changed:
+        return f"= {_line(change.key)} stays as it is"
+    return "\n".join(
+        f"{sign} {_line({**change.key, **{name: row.get(name) for name in changed}})}"
+        for sign, row in (("-", before), ("+", after))
+    )
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False)
 
 
 def _digest(args: Args) -> str:

@@ -68,6 +68,7 @@ async def run(args: Args, context: ToolContext) -> ToolResult:
     return ToolResult(
         f"{path} is written, version {version}, {len(encoded)} bytes.\n{diff}",
         notes={"pam.file_changed": {"path": path, "version": version, "diff": diff}},
+        origin=f"file {path}" if before else None,  # the diff says what stood there
     )
 
 

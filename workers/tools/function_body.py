@@ -7,8 +7,9 @@ statement that grants, defines, sets or ends a transaction, and only calls and n
 
 from collections.abc import Sequence
 
-from workers.tools.schema_names import ChangeRefused, check_after_a_dot, check_call, check_expressions, is_closed, short
+from workers.tools.schema_names import ChangeRefused, check_after_a_dot, check_call, check_expressions, is_closed
 from workers.tools.sql_functions import Node, pg, postgast, words
+from workers.tools.sql_text import short
 
 MAX_CHARACTERS = 40_000
 _SQL = (pg.SelectStmt, pg.InsertStmt, pg.UpdateStmt, pg.DeleteStmt)

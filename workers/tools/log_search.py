@@ -22,6 +22,7 @@ from workers.logs.query import (
     Scalar,
     continued,
 )
+from workers.tools.connected_logs import connected_logs
 from workers.tools.failures import ToolRefused, ToolRetry
 from workers.tools.tool import Arguments, Tool, ToolContext, ToolResult
 
@@ -109,19 +110,18 @@ async def run(args: Args, context: ToolContext) -> ToolResult:
 
 async def _store(args: Args, context: ToolContext) -> tuple[LogStore, UUID | None]:
     """The store, and the organisation whose lines alone it may show; a connection's lines are all its owner's."""
-    logs = context.services.logs
     if args.store == "pam":
         if args.connection is not None or args.source is not None:
             raise ToolRetry("connection and source belong to the store application.")
-        if logs.own is None:
+        if context.services.own_logs is None:
             raise ToolRefused(
                 "PAM's own logs cannot be searched here: the operator sets PAM_LOG_FOLDER or PAM_LOG_GROUP."
             )
-        return logs.own, context.org_id
+        return context.services.own_logs, context.org_id
     if args.connection is None:
         raise ToolRetry("Name the connection whose logs you want.")
     try:
-        return await logs.of_connection(context.hold, args.connection, args.source), None
+        return await connected_logs(context, args.connection, args.source), None
     except LogsRefused as refusal:
         raise ToolRetry(str(refusal)) from None
 

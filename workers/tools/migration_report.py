@@ -6,12 +6,16 @@ from typing import Any
 from workers.kernel.ledger.schema_changes import SchemaChange
 
 MAX_FINDINGS = 60
-MAX_BODY_CHARACTERS = 20_000
 
 
 def report_text(change: SchemaChange) -> str:
     """The whole report, the most important first: what an approver must not overlook stands at the top."""
     return "\n".join(_lines(change))
+
+
+def is_cut(change: SchemaChange) -> bool:
+    """Whether the report holds less than the change does."""
+    return bool(change.report.get("difference", {}).get("is_cut"))
 
 
 def _lines(change: SchemaChange) -> Iterator[str]:
@@ -28,11 +32,11 @@ def _lines(change: SchemaChange) -> Iterator[str]:
         yield from _listed(told["access"], "nobody's rights change")
         yield "\nSchema (+ comes, ~ changes, - goes):"
         yield from _listed(told["schema"], "nothing changes")
-        if told["is_cut"]:
-            yield "(cut: there is more than is listed)"
+        if is_cut(change):
+            yield "(cut: there is more than is listed, so nobody can be asked to approve it: split the change)"
     if report.get("bodies"):
         yield "\nFunctions, whole: read what they do."
-        yield from (body[:MAX_BODY_CHARACTERS] for body in report["bodies"])
+        yield from report["bodies"]
     for place in report.get("places", ()):
         yield from _place(place)
     if report.get("singly"):

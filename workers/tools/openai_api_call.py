@@ -1,5 +1,6 @@
 """Ask a model's provider: a text, an answer of a shape, vectors, a judgement, the words of a recording, a recording."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -12,7 +13,7 @@ from pydantic import Field
 from workers.kernel.errors import Refused
 from workers.kernel.ledger import files
 from workers.kernel.ledger.tool_calls import CallEffect
-from workers.kernel.model_api import ModelApi, ModelApiFailed, Said
+from workers.kernel.model_api import Asked, ModelApi, ModelApiFailed, Said
 from workers.kernel.prices import embedding_price, speech_price, token_price, transcription_price
 from workers.kernel.workspace import FileContent
 from workers.tools import answer_schema, workspace_path
@@ -46,7 +47,8 @@ class Args(Arguments):
         default=[], description="chat, structured: the conversation; it does not know yours, so say all it needs"
     )
     json_schema: dict[str, Any] | None = Field(
-        default=None, description="structured: JSON schema (Draft 2020-12, type object, no pattern) of the answer"
+        default=None,
+        description="structured: JSON schema (Draft 2020-12, type object, no pattern, no uniqueItems) of the answer",
     )
     model: str | None = Field(default=None, max_length=100, description="chat, structured: not the usual model")
     max_output_tokens: int = Field(default=1_000, ge=1, le=16_000, description="chat, structured: length of the answer")
@@ -60,6 +62,9 @@ class Args(Arguments):
     language: str | None = Field(default=None, pattern=r"^[a-z]{2}$", description="transcription: language, e.g. de")
     max_minutes: int = Field(default=20, ge=1, le=420, description="transcription: refuse what may be longer")
     text: str | None = Field(default=None, min_length=1, max_length=4_096, description="speech: what to say")
+    version: int | None = Field(
+        default=None, ge=1, description="speech: the version of the recording to overwrite; leave out for a new file"
+    )
     voice: Literal["alloy", "ash", "coral", "echo", "fable", "nova", "onyx", "sage", "shimmer"] = "alloy"
 
 
@@ -70,7 +75,17 @@ _TAKES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "embeddings": (frozenset({"texts"}), frozenset({"dimensions"})),
     "moderation": (frozenset({"texts"}), frozenset()),
     "transcription": (frozenset({"path"}), frozenset({"language", "max_minutes"})),
-    "speech": (frozenset({"path", "text"}), frozenset({"voice"})),
+    "speech": (frozenset({"path", "text"}), frozenset({"voice", "version"})),
+}
+
+# Of these, what goes to the provider beside the texts themselves.
+_SETTINGS: dict[str, tuple[str, ...]] = {
+    "chat": ("model", "max_output_tokens"),
+    "structured": ("model", "max_output_tokens"),
+    "embeddings": ("dimensions",),
+    "moderation": (),
+    "transcription": ("language",),
+    "speech": ("voice",),
 }
 
 
@@ -95,17 +110,34 @@ async def run(args: Args, context: ToolContext) -> ToolResult:
 async def show(args: Args, context: ToolContext) -> Shown:
     """Everything that would leave the house, word by word."""
     _check(args)
-    head = f"Send to {context.services.model_api.provider} ({args.action})"
+    return Shown("\n".join(await _leaving(args, context)))
+
+
+async def _leaving(args: Args, context: ToolContext) -> list[str]:
+    """What would be sent, the provider and all settings first."""
+    api = context.services.model_api
+    settings: dict[str, Any] = {name: getattr(args, name) for name in _SETTINGS[args.action]}
+    if "model" in settings:
+        settings["model"] = _model(args, api)
+    told = ", ".join([args.action, *(f"{name} {value}" for name, value in settings.items() if value is not None)])
+    head = f"Send to {api.provider} ({told})"
     match args.action:
         case "transcription":
             file = await _recording(args, context)
-            return Shown(f"{head}: the recording {args.path}, version {file.version}, {file.size_bytes:,} bytes")
+            return [f"{head}: the recording {args.path}, version {file.version}, {file.size_bytes:,} bytes"]
         case "speech":
-            return Shown(f"{head}, and write the recording to {args.path}:\n{args.text}")
+            path, _, replaced = await _place(args, context)
+            over = f", over its version {replaced}" if replaced else ""
+            return [f"{head}, and write the recording to {path}{over}:", args.text or ""]
         case "embeddings" | "moderation":
-            return Shown("\n".join([f"{head}: {len(args.texts)} texts", *args.texts]))
+            return [f"{head}: {len(args.texts)} texts", *args.texts]
         case _:
-            return Shown("\n".join([f"{head}:", *(f"{each.role}: {each.content}" for each in args.messages)]))
+            shape = [f"json_schema: {_written(await _schema(args))}"] if args.json_schema is not None else []
+            return [f"{head}:", *(f"{each.role}: {each.content}" for each in args.messages), *shape]
+
+
+def _written(schema: dict[str, Any]) -> str:
+    return json.dumps(schema, ensure_ascii=False, indent=1)
 
 
 def ceiling_usd(args: Args, *, model: str = "") -> Decimal:
@@ -160,6 +192,13 @@ def _model(args: Args, api: ModelApi) -> str:
     return name
 
 
+async def _schema(args: Args) -> dict[str, Any]:
+    try:
+        return await asyncio.to_thread(answer_schema.checked, args.json_schema or {})
+    except SchemaRefused as refusal:
+        raise ToolRetry(str(refusal)) from None
+
+
 async def _asked(context: ToolContext, work: Awaitable[T], *, spent: Decimal = Decimal(0)) -> T:
     """One request behind the breaker of this organisation and provider. Raises ToolRetry with what it has cost."""
     api, breaker = context.services.model_api, context.services.breaker
@@ -174,7 +213,7 @@ async def _asked(context: ToolContext, work: Awaitable[T], *, spent: Decimal = D
             await breaker.failed(context.org_id, api.provider)
         else:
             await breaker.succeeded(context.org_id, api.provider)
-        raise ToolRetry(str(failure), cost_usd=spent + failure.cost_usd) from None
+        raise ToolRetry(str(failure), cost_usd=spent + failure.cost_usd, origin=failure.origin) from None
     await breaker.succeeded(context.org_id, api.provider)
     return answer
 
@@ -189,10 +228,10 @@ async def _chat(args: Args, context: ToolContext) -> ToolResult:
     api = context.services.model_api
     model = _model(args, api)
     messages = [(each.role, each.content) for each in args.messages]
-    said = await _asked(context, api.chat(messages, model=model, max_output_tokens=args.max_output_tokens))
+    said = await _asked(context, api.chat(Asked(messages, model, args.max_output_tokens)))
     tail = ""
     if said.is_refused:
-        raise ToolRetry(f"{model} refused: {said.text[:2_000] or 'without a word'}", cost_usd=said.cost_usd)
+        raise _refusal(said, model, cost_usd=said.cost_usd)
     if said.is_cut:
         tail = f"\n[cut at {args.max_output_tokens:,} tokens: ask for more, or for less]"
     return ToolResult(said.text + tail, origin=f"model {model}", cost_usd=said.cost_usd)
@@ -202,24 +241,18 @@ async def _structured(args: Args, context: ToolContext) -> ToolResult:
     """Ask, hold the answer against the schema, and once more with what was wrong."""
     api = context.services.model_api
     model = _model(args, api)
-    try:
-        schema = answer_schema.checked(args.json_schema or {})
-    except SchemaRefused as refusal:
-        raise ToolRetry(str(refusal)) from None
+    schema = await _schema(args)
     messages = [(each.role, each.content) for each in args.messages]
     spent, wrong = Decimal(0), [""]
     for _ in range(2):
-        said: Said = await _asked(
-            context,
-            api.chat(messages, model=model, max_output_tokens=args.max_output_tokens, schema=schema),
-            spent=spent,
-        )
+        asked = Asked(messages, model, args.max_output_tokens, schema)
+        said: Said = await _asked(context, api.chat(asked), spent=spent)
         spent += said.cost_usd
         if said.is_refused:
-            raise ToolRetry(f"{model} refused: {said.text[:2_000] or 'without a word'}", cost_usd=spent)
+            raise _refusal(said, model, cost_usd=spent)
         if said.is_cut:
             raise ToolRetry(f"The answer did not fit into {args.max_output_tokens:,} tokens.", cost_usd=spent)
-        wrong = answer_schema.faults(said.text, schema)
+        wrong = await asyncio.to_thread(answer_schema.faults, said.text, schema)
         if not wrong:
             return ToolResult(said.text, origin=f"model {model}", cost_usd=spent)
         told = "\n".join(wrong)[:_REPAIR_TOKENS]
@@ -229,7 +262,15 @@ async def _structured(args: Args, context: ToolContext) -> ToolResult:
             ("user", f"Your answer does not fit the schema. Answer again, with nothing but JSON that does:\n{told}"),
         ]
     told = "; ".join(wrong)[:1_000]
-    raise ToolRetry(f"{model} gave no answer of this schema, twice. At last: {told}", cost_usd=spent)
+    why = f"{model} gave no answer of this schema, twice. At last: {told}"
+    raise ToolRetry(why, cost_usd=spent, origin=f"model {model}")
+
+
+def _refusal(said: Said, model: str, *, cost_usd: Decimal) -> ToolRetry:
+    """The other model's words, as such: they are data like its answer."""
+    words = said.text[:2_000]
+    why = f"{model} refused: {words or 'without a word'}"
+    return ToolRetry(why, cost_usd=cost_usd, origin=f"model {model}" if words else None)
 
 
 async def _embeddings(args: Args, context: ToolContext) -> ToolResult:
@@ -278,15 +319,25 @@ async def _transcription(args: Args, context: ToolContext) -> ToolResult:
     return ToolResult(heard.text, origin=f"recording {file.path}", cost_usd=heard.cost_usd)
 
 
-async def _speech(args: Args, context: ToolContext) -> ToolResult:
+async def _place(args: Args, context: ToolContext) -> tuple[str, str, int]:
+    """Where a recording goes: path, format, and the version that it replaces, 0 for none. Raises ToolRetry."""
     path = workspace_path.checked(args.path or "")
     format = path.rpartition(".")[2].lower()
     if format not in ("mp3", "opus", "aac", "flac", "wav"):
         raise ToolRetry("The path of a recording ends in mp3, opus, aac, flac or wav.")
     try:
-        expected = (await files.read(context.hold, path)).version
+        found = (await files.read(context.hold, path)).version
     except Refused:
-        expected = 0
+        found = 0
+    if args.version is not None and args.version != found:
+        raise ToolRetry(f"{path} is at version {found}, not {args.version}: look at it again and decide anew.")
+    if found and args.version is None:
+        raise ToolRetry(f"{path} exists already, at version {found}: give version={found} to overwrite it.")
+    return path, format, found
+
+
+async def _speech(args: Args, context: ToolContext) -> ToolResult:
+    path, format, expected = await _place(args, context)
     work = context.services.model_api.speak(args.text or "", voice=args.voice, format=format)
     spoken = await _asked(context, work)
     try:
@@ -294,7 +345,8 @@ async def _speech(args: Args, context: ToolContext) -> ToolResult:
     except Refused as refusal:
         raise ToolRetry(str(refusal), cost_usd=spoken.cost_usd) from refusal
     told = f"{path} is written, version {version}, {len(spoken.content):,} bytes of {format}."
-    changed = {"path": path, "version": version, "diff": ""}
+    diff = f"--- a/{path}\n+++ b/{path}\n[binary: {len(spoken.content):,} bytes of {format}]"
+    changed = {"path": path, "version": version, "diff": diff}
     return ToolResult(told, notes={"pam.file_changed": changed}, cost_usd=spoken.cost_usd)
 
 

@@ -6,15 +6,15 @@ refused: statements, options, roles, schemas, functions. It judges the tree that
 statement at a time over the extended protocol, with `search_path = public, extensions`.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
 from workers.tools import schema_reach, schema_statements
-from workers.tools.schema_names import ChangeRefused, short
+from workers.tools.schema_names import ChangeRefused
 from workers.tools.schema_statements import Judged
 from workers.tools.sql_functions import Node, pg, postgast, words
+from workers.tools.sql_text import short, tree_of
 
 _DecodeError = import_module("google.protobuf.message").DecodeError
 
@@ -22,7 +22,6 @@ MAX_CHARACTERS = 200_000
 MAX_STATEMENTS = 200
 MAX_BRACKETS = 100
 MAX_CHAIN = 1_000
-_LONG_OPERATOR = re.compile(r"[-+*/<>=~!@#%^&|`?]{201}")
 _FLAT = words("IDENT SCONST ICONST FCONST BCONST XCONST PARAM SQL_COMMENT C_COMMENT ASCII_46 ASCII_41 ASCII_93")
 
 
@@ -44,19 +43,9 @@ class GuardedStatement:
 
 def check_change(sql: str) -> tuple[GuardedStatement, ...]:
     """Let a whole migration pass, statement by statement. Raises ChangeRefused with the statement's number and why."""
-    _readable(sql)
-    try:
-        _measure(sql)
-        tree = postgast.parse(sql)
-    except postgast.PgQueryError as error:
-        line = sql.encode()[: max(error.cursorpos - 1, 0)].count(b"\n") + 1
-        raise ChangeRefused(f"Not valid PostgreSQL, line {line}: {short(error.message, 200)}.") from error
-    except UnicodeDecodeError as error:  # libpg_query cut its message inside a character
-        raise ChangeRefused("Not valid PostgreSQL: correct the syntax.") from error
-    except _DecodeError as error:  # protobuf reads 100 levels
-        raise ChangeRefused(
-            "The expressions are nested too deeply or chained too long: split the statement."
-        ) from error
+    if len(sql) > MAX_CHARACTERS:
+        raise ChangeRefused(f"A migration may have {MAX_CHARACTERS:,} characters, this one has {len(sql):,}: split it.")
+    tree = tree_of(sql, _measure, ChangeRefused, advice="split the statement")
     if not tree.stmts:
         raise ChangeRefused("There is no statement in this text: write the migration's SQL.")
     if len(tree.stmts) > MAX_STATEMENTS:
@@ -125,19 +114,6 @@ def reads_old_rows(statements: tuple[GuardedStatement, ...]) -> bool:
     """Whether an answer of the database to this change depends on rows that were there before it."""
     fresh = schema_reach.tables_made(s.node for s in statements)
     return any(s.writes or (s.reads_rows and schema_reach.table_of(s.node) not in fresh) for s in statements)
-
-
-def _readable(sql: str) -> None:
-    if len(sql) > MAX_CHARACTERS:
-        raise ChangeRefused(f"A migration may have {MAX_CHARACTERS:,} characters, this one has {len(sql):,}: split it.")
-    if "\0" in sql:  # C would read up to here and judge another text than the one that runs
-        raise ChangeRefused("The text holds a NUL character; remove it.")
-    if _LONG_OPERATOR.search(sql):
-        raise ChangeRefused("The text holds a run of more than 200 operator characters; shorten it.")
-    try:
-        sql.encode()
-    except UnicodeEncodeError as error:
-        raise ChangeRefused("The text is not valid Unicode (a lone surrogate); write plain text.") from error
 
 
 def _measure(sql: str) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from workers.tools.schema_guard import GuardedStatement
-from workers.tools.schema_names import children, own_table, short, strings
+from workers.tools.schema_names import children, own_table, strings
 from workers.tools.sql_functions import Node, pg, postgast
+from workers.tools.sql_text import short
 
 ERROR, WARNING = "error", "warning"
 SQUAWK_SECONDS = 10

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from importlib import import_module
 
 from workers.tools.sql_functions import CLOSED_SCHEMAS, FUNCTIONS, Node, excess, pg, postgast, words
+from workers.tools.sql_text import short
 
 _Message = import_module("google.protobuf.message").Message
 
@@ -40,12 +41,6 @@ class ChangeRefused(Exception):
     def __init__(self, sentence: str) -> None:
         super().__init__(sentence)
         self.sentence = sentence
-
-
-def short(text: str, characters: int = 80) -> str:
-    """A name for a sentence, on one line."""
-    line = " ".join(text.split())
-    return line if len(line) <= characters else f"{line[:characters]}…"
 
 
 def is_closed(schema: str) -> bool:

@@ -1,13 +1,13 @@
 """The open tables, written for a model: what is there, what may be read and written, under which policies."""
 
-from workers.kernel.ledger.tables import OpenTable
+from workers.kernel.ledger.tables import OpenFunction, OpenTable
 from workers.tools.failures import ToolRetry
 
 MAX_WHOLE = 30  # tables told in full; of more there is a list, and each can be asked for
 
 
-def page(tables: list[OpenTable], name: str | None) -> str:
-    """All tables, or one by its name. Raises ToolRetry when no such table is open."""
+def page(tables: list[OpenTable], functions: list[OpenFunction], name: str | None) -> str:
+    """All tables and functions, or one table by its name. Raises ToolRetry when no such table is open."""
     if not tables:
         return "No table is open to agents yet: its owner runs select pam.open_to_agent('public.table')."
     person = f"In policies auth.uid() is {tables[0].person}, the person you work for."
@@ -21,8 +21,19 @@ def page(tables: list[OpenTable], name: str | None) -> str:
         return "\n".join([person, _whole(found[0])])
     if len(tables) > MAX_WHOLE:
         head = f"{len(tables)} tables are open; describe one by its name for columns, keys, indexes and policies."
-        return "\n".join([person, head, *(_head(table) for table in tables)])
-    return "\n".join([person, *(_whole(table) for table in tables)])
+        return "\n".join([person, head, *(_head(table) for table in tables), *_functions(functions)])
+    return "\n".join([person, *(_whole(table) for table in tables), *_functions(functions)])
+
+
+def _functions(functions: list[OpenFunction]) -> list[str]:
+    """They run as the agents' role, so that what they know of auth.uid() is nothing."""
+    told = [
+        f"function {one.name}({one.arguments}) returns {one.returns}"
+        + ("" if one.is_open else " (closed: it changed since it was opened, its owner must open it again)")
+        + (f": {one.comment}" if one.comment else "")
+        for one in functions
+    ]
+    return ["In a SELECT you may call, by its full name (auth.uid() is null inside):", *told] if told else []
 
 
 def _head(table: OpenTable) -> str:

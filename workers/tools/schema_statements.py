@@ -13,11 +13,11 @@ from workers.tools.schema_names import (
     own_name,
     own_schema,
     own_table,
-    short,
     strings,
 )
 from workers.tools.schema_tables import alter_reads_rows, check_alter_table, check_options
 from workers.tools.sql_functions import Node, pg, postgast, words
+from workers.tools.sql_text import short
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 
-from workers.tools.schema_names import ChangeRefused, check_expressions, own_table, short
+from workers.tools.schema_names import ChangeRefused, check_expressions, own_table
 from workers.tools.sql_functions import Node, pg, postgast, words
+from workers.tools.sql_text import short
 
 _CHANGES = words(
     """AddColumn ColumnDefault DropNotNull SetNotNull SetExpression DropExpression SetStatistics SetStorage

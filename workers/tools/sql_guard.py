@@ -31,16 +31,15 @@ from workers.tools.sql_functions import (
     postgast,
     words,
 )
+from workers.tools.sql_text import short, tree_of
 
 _Message = import_module("google.protobuf.message").Message
-_DecodeError = import_module("google.protobuf.message").DecodeError
 
 MAX_CHARACTERS = 100_000
 MAX_BRACKETS = 200
 # The C parser recurses once per level of the tree; 1,000 levels need about 1.2 MB of stack, measured.
 MAX_CHAIN = 1_000
 # The lexer is more than linear in runs of these: 49,000 times `/*` takes it 11 s, 99,000 times `+` 53 s.
-_LONG_OPERATOR = re.compile(r"[-+*/<>=~!@#%^&|`?]{201}")
 MAX_PARAMETERS = 1_000
 MAX_TYPE_LENGTH = 10_000
 
@@ -87,9 +86,9 @@ _COMMA, _SEMICOLON = 44, 59
 class StatementRefused(Exception):
     """The statement may not run; the sentence names the part and what to write instead."""
 
-    def __init__(self, sentence: str) -> None:
-        super().__init__(sentence)
-        self.sentence = sentence
+
+class FunctionClosed(StatementRefused):
+    """It calls a function that is neither built in and harmless nor open to agents."""
 
 
 @dataclass(frozen=True)
@@ -108,57 +107,39 @@ class CheckedStatement:
     attributes: tuple[str, ...]
 
 
-def check(sql: str, *, allowed_functions: frozenset[str] = frozenset()) -> CheckedStatement:
+def check(sql: str, *, opened_functions: frozenset[str] = frozenset()) -> CheckedStatement:
     """Let one SELECT, VALUES, TABLE or set operation of known parts pass.
 
-    allowed_functions: the team's own functions that were opted in, each as `schema.name`.
-    Raises StatementRefused for everything else, whatever the text.
+    opened_functions: the team's own functions that are open to agents, each as `schema.name`.
+    Raises FunctionClosed for any other function, StatementRefused for everything else, whatever the text.
     """
     bare, statement = parsed(sql)
     if not isinstance(statement, pg.SelectStmt):
         raise StatementRefused(_not_a_select(type(statement).__name__))
-    walk = Walk(allowed_functions=allowed_functions, function_columns=function_columns(statement))
+    walk = Walk(opened_functions=opened_functions, function_columns=function_columns(statement))
     walk.visit(statement, frozenset())
     return CheckedStatement(bare, walk.count_parameters(), tuple(walk.tables), tuple(sorted(walk.attributes)))
 
 
 def parsed(sql: str) -> tuple[str, Node]:
     """The bare text of one statement and its tree. Raises StatementRefused for what cannot be read."""
-    _readable(sql)
-    try:
-        bare = _measure(sql)
-        tree = postgast.parse(sql)
-    except postgast.PgQueryError as error:
-        line = sql.encode()[: max(error.cursorpos - 1, 0)].count(b"\n") + 1
-        raise StatementRefused(f"Not valid PostgreSQL, line {line}: {short(error.message, 200)}.") from error
-    except UnicodeDecodeError as error:  # libpg_query cut its message inside a character
-        raise StatementRefused("Not valid PostgreSQL: correct the syntax.") from error
-    except _DecodeError as error:  # protobuf reads 100 levels, about 45 operators in a chain
-        raise StatementRefused(
-            "The expressions are nested too deeply or chained too long; use CTEs, in (…) or concat(…)."
-        ) from error
-    if len(tree.stmts) != 1:
-        raise StatementRefused(f"Send exactly one statement, not {len(tree.stmts)}; make one call for each.")
-    return bare, postgast.unwrap_node(tree.stmts[0].stmt)
-
-
-def _readable(sql: str) -> None:
     if len(sql) > MAX_CHARACTERS:
         raise StatementRefused(
             f"The statement has {len(sql):,} characters, the limit is {MAX_CHARACTERS:,}; pass values as $1."
         )
-    if "\0" in sql:  # C would read up to here and judge another statement than the one that runs
-        raise StatementRefused("The statement holds a NUL character; remove it.")
-    if _LONG_OPERATOR.search(sql):
-        raise StatementRefused("The statement holds a run of more than 200 operator characters; shorten it.")
-    try:
-        sql.encode()
-    except UnicodeEncodeError as error:
-        raise StatementRefused("The statement is not valid Unicode (a lone surrogate); write plain text.") from error
+    tree = tree_of(sql, _measure, StatementRefused, advice="use CTEs, in (…) or concat(…)")
+    if len(tree.stmts) != 1:
+        raise StatementRefused(f"Send exactly one statement, not {len(tree.stmts)}; make one call for each.")
+    return _bare(sql), postgast.unwrap_node(tree.stmts[0].stmt)
 
 
-def _measure(text: str) -> str:
-    """Bound the depth of the tree by its tokens, before the recursive parser runs; return the bare statement.
+def _bare(text: str) -> str:
+    inner = [token for token in postgast.scan(text).tokens if token.token not in (_SEMICOLON, *_COMMENTS)]
+    return text.encode()[inner[0].start : inner[-1].end].decode()
+
+
+def _measure(text: str) -> None:
+    """Bound the depth of the tree by its tokens, before the recursive parser runs.
 
     A level of the tree takes a bracket or a token outside _FLAT_TOKENS. A comma begins a new
     expression, but a chain of set operations goes on across it.
@@ -185,8 +166,6 @@ def _measure(text: str) -> str:
                 f"One expression strings together more than {MAX_CHAIN:,} operators and keywords; "
                 "use in (…), any($1) or a VALUES list."
             )
-    inner = [token for token in tokens if token.token != _SEMICOLON]
-    return text.encode()[inner[0].start : inner[-1].end].decode() if inner else ""
 
 
 def children(message: Node) -> Iterator[Node]:
@@ -225,12 +204,12 @@ class Walk:
     def __init__(
         self,
         *,
-        allowed_functions: frozenset[str],
+        opened_functions: frozenset[str],
         function_columns: dict[str, frozenset[str]],
         more_nodes: frozenset[str] = frozenset(),
         more_functions: frozenset[str] = frozenset(),
     ) -> None:
-        self._allowed_functions = allowed_functions
+        self._opened_functions = opened_functions
         self._function_columns = function_columns
         self._more_nodes = more_nodes
         self._functions = FUNCTIONS | more_functions
@@ -318,17 +297,17 @@ class Walk:
         shown, name = short(".".join(names)), names[-1]
         if len(names) == 1 or (len(names) == 2 and names[0] == "pg_catalog"):
             if name not in self._functions:
-                opted = sorted(full for full in self._allowed_functions if full.endswith(f".{name}"))
-                advice = "use a plain built-in, or ask for the team's function to be opted in as schema.name"
+                opted = sorted(full for full in self._opened_functions if full.endswith(f".{name}"))
+                advice = "use a plain built-in, or a function of the team's that is open, as schema.name"
                 if opted and len(names) == 1:
                     advice = f"write {opted[0]}(…)"
-                raise StatementRefused(f"The function {shown} is not on the list of allowed functions; {advice}.")
+                raise FunctionClosed(f"The function {shown} is not on the list of allowed functions; {advice}.")
             fault = excess(name, call.args)
             if fault:
                 raise StatementRefused(f"{fault}.")
-        elif len(names) != 2 or ".".join(names) not in self._allowed_functions:
-            raise StatementRefused(
-                f"The function {shown} has not been opted in for agents; ask for it, or query without it."
+        elif len(names) != 2 or ".".join(names) not in self._opened_functions:
+            raise FunctionClosed(
+                f"The function {shown} is not open to agents, or changed since it was: query without it, or ask for it."
             )
 
     def _function_in_from(self, node: Node) -> None:
@@ -390,8 +369,3 @@ def _not_a_select(kind: str) -> str:
 def verb(kind: str) -> str:
     """A statement's node type in SQL's words."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", kind.removesuffix("Stmt").removeprefix("Variable")).upper()
-
-
-def short(text: str, limit: int = 63) -> str:
-    """A name of the statement's, cut where it would only be noise."""
-    return text if len(text) <= limit else text[:limit] + "…"

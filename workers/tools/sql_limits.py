@@ -8,6 +8,8 @@ import psycopg
 from workers.kernel.errors import AccessRevoked, FenceLost, Unavailable
 from workers.tools.failures import ToolRetry
 
+ROWS = "rows of the database"
+
 
 @dataclass(frozen=True)
 class SqlLimits:
@@ -42,7 +44,7 @@ async def refuse_above(
 
 
 def spoken(error: psycopg.Error, limits: SqlLimits, *, is_writing: bool = False) -> Exception:
-    """The database's complaint; its detail, which may quote a row, is left out."""
+    """The database's complaint, without its detail. What may quote a row all the same is marked as rows are."""
     state, message, hint = error.sqlstate or "", error.diag.message_primary or "", error.diag.message_hint
     match state:
         case "PM002":
@@ -73,4 +75,5 @@ def spoken(error: psycopg.Error, limits: SqlLimits, *, is_writing: bool = False)
             return Unavailable(f"the database did not answer: {type(error).__name__}")
         case _:
             kept = "Nothing was written: " if is_writing else ""
-            return ToolRetry(f"{kept}{message} (SQLSTATE {state})" + (f". {hint}" if hint else ""))
+            origin = None if state.startswith("42") else ROWS  # 42: of the statement's own words
+            return ToolRetry(f"{kept}{message} (SQLSTATE {state})" + (f". {hint}" if hint else ""), origin=origin)

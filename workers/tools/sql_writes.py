@@ -4,6 +4,7 @@ The rules of reading (sql_guard) hold for every part of it. Besides: no WITH tha
 for UPDATE and DELETE, nothing that overrides a generated key. How many rows are too many is the database's to say.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from workers.tools.sql_functions import Node, pg, postgast, words
@@ -22,8 +23,8 @@ class CheckedWrite:
     """A writing statement that may run.
 
     sql: the statement alone, without its RETURNING; said: the list behind RETURNING, None without one, "*" for all.
-    row: how the target is called inside the statement, quoted. is_copy: an INSERT of rows that a SELECT finds.
-    given: the columns that an INSERT names, empty when it names none.
+    row: how the target is called inside the statement, quoted. found: the columns whose new content the statement
+    finds in the database, so that it is compared with what was shown; None when it finds none, empty for all of them.
     """
 
     verb: str
@@ -32,8 +33,7 @@ class CheckedWrite:
     schema: str | None
     table: str
     row: str
-    is_copy: bool
-    given: tuple[str, ...]
+    found: tuple[str, ...] | None
     parameter_count: int
     attributes: tuple[str, ...]
 
@@ -53,7 +53,7 @@ def check(sql: str) -> CheckedWrite:
     if statement.returning_clause.options:
         raise StatementRefused("RETURNING takes no WITH here; name the columns.")
     walk = Walk(
-        allowed_functions=frozenset(),
+        opened_functions=frozenset(),
         function_columns=function_columns(statement),
         more_nodes=_NODES,
         more_functions=_FUNCTIONS,
@@ -66,7 +66,6 @@ def check(sql: str) -> CheckedWrite:
     body, said = _split(bare)
     if any(_is_star(item) for item in statement.returning_clause.exprs):
         said = "*"
-    source = postgast.unwrap_node(statement.select_stmt) if kind == "InsertStmt" else None
     return CheckedWrite(
         verb=_VERBS[kind],
         sql=body,
@@ -74,11 +73,40 @@ def check(sql: str) -> CheckedWrite:
         schema=target.schemaname or None,
         table=target.relname,
         row=_quoted(target.alias.aliasname or target.relname),
-        is_copy=isinstance(source, pg.SelectStmt) and not source.values_lists,
-        given=tuple(item.res_target.name for item in statement.cols) if kind == "InsertStmt" else (),
+        found=_found(kind, statement),
         parameter_count=walk.count_parameters(),
         attributes=tuple(sorted(walk.attributes)),
     )
+
+
+def _found(kind: str, statement: Node) -> tuple[str, ...] | None:
+    """Which columns of a new row hold what a FROM or a sub-select finds, see CheckedWrite.
+
+    A value that names no column and asks nobody (now(), gen_random_uuid(), a constant) is left out: it finds nothing.
+    """
+    if kind == "DeleteStmt":
+        return None
+    if kind == "UpdateStmt":
+        return (_set(statement.target_list) or None) if statement.from_clause or _asks(statement) else None
+    source = postgast.unwrap_node(statement.select_stmt)
+    is_copy = isinstance(source, pg.SelectStmt) and not source.values_lists
+    if not is_copy and not _asks(statement):
+        return None
+    named = tuple(item.res_target.name for item in statement.cols)
+    return (*named, *_set(statement.on_conflict_clause.target_list)) if named else ()
+
+
+def _set(target_list: Iterable[Node]) -> tuple[str, ...]:
+    return tuple(
+        item.res_target.name
+        for item in target_list
+        if any(isinstance(node, (pg.ColumnRef, pg.SubLink)) for _, node in postgast.walk(item.res_target.val))
+    )
+
+
+def _asks(statement: Node) -> bool:
+    """Whether a new value may come from a sub-select; to take one of the WHERE for such a one does no harm."""
+    return any(isinstance(node, pg.SubLink) for _, node in postgast.walk(statement))
 
 
 def _names_a_column(where: Node) -> bool:

@@ -1,6 +1,7 @@
 """Propose a change of the project's database schema, have it tried, and have it applied once a person approved it."""
 
 import asyncio
+from collections.abc import Iterator
 from typing import Literal
 from uuid import UUID
 
@@ -11,15 +12,20 @@ from workers.kernel.ledger.schema_changes import ChangeStatus, SchemaChange, Sch
 from workers.kernel.ledger.tool_calls import CallEffect
 from workers.tools import schema_lint
 from workers.tools.failures import ToolRefused, ToolRetry
-from workers.tools.migration_report import report_text
+from workers.tools.migration_report import is_cut, report_text
 from workers.tools.schema_guard import check_change
 from workers.tools.schema_names import ChangeRefused
 from workers.tools.tool import Arguments, Shown, Tool, ToolContext, ToolResult
 
 TIMEOUT_SECONDS = 150
 PATIENCE_SECONDS = 120.0
-POLL_SECONDS = 0.25
+FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.25, 2.0
+MAX_SHOWN_CHARACTERS = 100_000
 ORIGIN = "the project's database schema"
+_TOO_MUCH = (
+    f"A person must see all that they approve, and this is more than the {MAX_SHOWN_CHARACTERS:,} characters, or the "
+    "400 lines, that are shown: split it into several changes, or leave comments out."
+)
 _UNDER_WAY = (ChangeStatus.CHECKING, ChangeStatus.APPROVED, ChangeStatus.APPLYING)
 
 
@@ -77,7 +83,7 @@ async def _propose(args: Args, context: ToolContext) -> ToolResult:
     try:
         statements = await asyncio.to_thread(check_change, args.sql)
     except ChangeRefused as refusal:
-        raise ToolRetry(refusal.sentence) from refusal
+        raise ToolRefused(refusal.sentence) from refusal  # a try at what is closed: the audit has it
     findings = [*await asyncio.to_thread(schema_lint.lint, statements), *await schema_lint.squawk(args.sql)]
     change = await schema_changes.propose(
         context.hold,
@@ -106,7 +112,10 @@ async def _check(args: Args, context: ToolContext) -> ToolResult:
 
 
 async def show(args: Args, context: ToolContext) -> Shown:
-    """What the approver reads: what the change does and to whom, and to which text and schema the approval holds."""
+    """What the approver reads: what the change does and to whom, and to which text and schema the approval holds.
+
+    Raises ToolRetry when it cannot be shown whole: nobody approves what they do not see.
+    """
     assert args.change is not None
     change = await schema_changes.read(context.hold, args.change)
     state = await schema_changes.read_state(context.hold)
@@ -117,7 +126,10 @@ async def show(args: Args, context: ToolContext) -> Shown:
     else:
         first = "This changes the database of the whole project. An admin or owner of the organisation must approve.\n"
     facts = {"change": str(change.id), "sql_sha256": change.sql_sha256, "base": change.base}
-    return Shown(f"{first}{report_text(change)}\n\nThe text:\n{change.sql}", facts)
+    text = f"{first}{report_text(change)}\n\nThe text:\n{change.sql}"
+    if is_cut(change) or len(text) > MAX_SHOWN_CHARACTERS:
+        raise ToolRetry(_TOO_MUCH)
+    return Shown(text, facts)
 
 
 async def _apply(args: Args, context: ToolContext) -> ToolResult:
@@ -160,11 +172,20 @@ async def _export(change_id: UUID, context: ToolContext) -> ToolResult:
 async def _until_done(context: ToolContext, change_id: UUID) -> SchemaChange:
     """The change once the operator is through with it, or as it stands when patience ends."""
     deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
-    while True:
+    for pause in pauses():  # the whole change comes with each look
         change = await schema_changes.read(context.hold, change_id)
         if change.status not in _UNDER_WAY or asyncio.get_running_loop().time() > deadline:
-            return change
-        await asyncio.sleep(POLL_SECONDS)
+            break
+        await asyncio.sleep(pause)
+    return change
+
+
+def pauses() -> Iterator[float]:
+    """Seconds between two looks at a change: short at first, for most are done soon."""
+    pause = FIRST_PAUSE_SECONDS
+    while True:
+        yield pause
+        pause = min(pause * 1.25, MAX_PAUSE_SECONDS)
 
 
 def _where(change: SchemaChange) -> str:

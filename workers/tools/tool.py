@@ -12,12 +12,12 @@ from workers.kernel.ledger.hold import Hold
 from workers.kernel.ledger.tool_calls import CallEffect
 from workers.kernel.model_api import ModelApi
 from workers.kernel.workspace import Workspace
+from workers.logs.query import LogStore
 from workers.outbound.breaker import Breaker
 from workers.outbound.client import Outbound
 from workers.outbound.credentials import Credentials
 from workers.sandbox.sandbox import Runner
 from workers.tools.bound_sql import BoundSql
-from workers.tools.log_places import LogPlaces
 from workers.tools.redis_space import RedisSpace
 
 
@@ -36,7 +36,7 @@ class ToolServices:
     workspace: Workspace
     outbound: Outbound
     sandbox: Runner
-    logs: LogPlaces
+    own_logs: LogStore | None  # of PAM's own processes; None where the operator said no place
     model_api: ModelApi
     breaker: Breaker
     known: Mapping[str, type[Arguments]]  # the arguments of every registered tool, for who plans a call of another

@@ -1,7 +1,8 @@
 """The scripted model's other doors: moderation, transcription and speech on OpenAI's wire, the same answers each time.
 
 A recording that it speaks holds its text, so that its own transcription hears it again. A text that says
-`rehearse an error 503` is answered with that status, also by the embeddings.
+`rehearse an error 503` is answered with that status, also by the embeddings; one that says
+`rehearse a malformed answer` with a 200 of no known shape, which tells its usage unless the text says `without usage`.
 """
 
 import re
@@ -47,6 +48,14 @@ def refuse_if_told(*texts: str) -> None:
             raise RequestRefused("The text says so.", status=int(found[1]))
 
 
+def malformed_if_told(*texts: str, usage: dict[str, object]) -> Response | None:
+    """The odd answer that a text asks for, if one does."""
+    told = " ".join(texts)
+    if "rehearse a malformed answer" not in told:
+        return None
+    return JSONResponse({"data": 7, "text": 7, "usage": None if "without usage" in told else usage})
+
+
 async def moderations(request: Request) -> Response:
     """POST /v1/moderations: what names a category is flagged for it."""
     asked = _read(_Moderation, await request.body())
@@ -87,6 +96,8 @@ async def transcriptions(request: Request) -> Response:
     text = content.removeprefix(MARK).decode(errors="replace") if content.startswith(MARK) else "Nothing to be heard."
     refuse_if_told(text)
     seconds = max(1, len(content) // BYTES_PER_SECOND)
+    if odd := malformed_if_told(text, usage={"type": "duration", "seconds": seconds}):
+        return odd
     return JSONResponse({"text": text, "usage": {"type": "duration", "seconds": seconds}})
 
 
@@ -94,6 +105,8 @@ async def speech(request: Request) -> Response:
     """POST /v1/audio/speech: bytes that hold the text."""
     asked = _read(_Speech, await request.body())
     refuse_if_told(asked.input)
+    if odd := malformed_if_told(asked.input, usage={}):
+        return odd
     return Response(MARK + asked.input.encode(), media_type=FORMATS[asked.response_format])
 
 

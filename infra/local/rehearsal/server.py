@@ -100,6 +100,8 @@ def create_rehearsal(*, stage: Stage) -> Starlette:
         media.refuse_if_told(*texts)
         vectors = [embedding(text, dimensions=asked.dimensions) for text in texts]
         tokens = sum(counted_tokens(text) for text in texts)
+        if odd := media.malformed_if_told(*texts, usage={"prompt_tokens": tokens, "total_tokens": tokens}):
+            return odd
         return JSONResponse(
             {
                 "object": "list",

@@ -7,7 +7,6 @@ import pytest
 
 from infra.local.facts import StackFacts
 from tests.kernel.keys import KeyService, key_service
-from tests.support.bench import Bench
 from tests.support.database import Template
 from tests.support.strongroom import Strongroom
 from workers.kernel.envelope import Envelope
@@ -40,12 +39,7 @@ async def first_room(
     template: Template, stack: StackFacts, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Strongroom]:
     """A database of the module's own with a vault over it."""
-    file = tmp_path_factory.mktemp("keys") / "keys.json"
-    async with (
-        template.clone() as cloned,
-        Bench.open(cloned, stack) as bench,
-        Strongroom.open(bench, key_file=file) as room,
-    ):
+    async with Strongroom.in_a_database(template, stack, tmp_path_factory.mktemp("keys")) as room:
         yield room
 
 

@@ -14,29 +14,12 @@ from infra.local.facts import StackFacts
 from tests.kernel.keys import KeyService
 from tests.support.bench import Bench
 from tests.support.database import Database, Template
-from tests.support.strongroom import Strongroom
+from tests.support.strongroom import Strongroom, settled
 from workers.kernel.envelope import Envelope, KeyAway, SealBroken
 from workers.kernel.errors import Refused
 from workers.kernel.key_file import LocalKeyRing
 
 PLACE = {"org_id": "5f0c", "connection": "a1", "purpose": "connection"}
-BROKEN = "The connection {} cannot be used: its secret does not open any more; an admin rotates it."
-
-
-async def settled(room: Strongroom, *names: str) -> None:
-    """Connections whose secrets lie under the ring."""
-    for name in names:
-        await room.add(name, f"secret of {name}")
-        await room.inject(name)
-    room.vault.envelope.forget()
-
-
-async def assert_broken(room: Strongroom, name: str) -> None:
-    with pytest.raises(Refused) as caught:
-        await room.inject(name)
-    assert str(caught.value) == BROKEN.format(name)
-    *_, opened, failed = await room.audits("connection.use")
-    assert (opened["is_allowed"], failed["is_allowed"], failed["subject"]["code"]) == (True, False, "broken")
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o660, 0o604, 0o601, 0o610])

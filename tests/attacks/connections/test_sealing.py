@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from tests.database.world import connect
-from tests.support.strongroom import HOST, Strongroom
+from tests.support.strongroom import HOST, Strongroom, assert_broken, settled
 from workers.kernel import deposit
 from workers.kernel.envelope import DataKey, Envelope, KeyAway, KeyRing, SealBroken, _parts, key_id_of
 from workers.kernel.errors import Refused
@@ -19,23 +19,6 @@ from workers.kernel.key_file import LocalKeyRing
 from workers.kernel.ledger import connections as ledger
 
 PLACE = {"org_id": "5f0c", "connection": "a1", "purpose": "connection"}
-BROKEN = "The connection {} cannot be used: its secret does not open any more; an admin rotates it."
-
-
-async def settled(room: Strongroom, *names: str) -> None:
-    """Connections whose secrets lie under the ring."""
-    for name in names:
-        await room.add(name, f"secret of {name}")
-        await room.inject(name)
-    room.vault.envelope.forget()
-
-
-async def assert_broken(room: Strongroom, name: str) -> None:
-    with pytest.raises(Refused) as caught:
-        await room.inject(name)
-    assert str(caught.value) == BROKEN.format(name)
-    *_, opened, failed = await room.audits("connection.use")
-    assert (opened["is_allowed"], failed["is_allowed"], failed["subject"]["code"]) == (True, False, "broken")
 
 
 # The form

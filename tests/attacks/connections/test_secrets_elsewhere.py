@@ -4,8 +4,6 @@ Each test is another mechanism, and says what was tried and what stopped it.
 """
 
 import asyncio
-import base64
-from collections.abc import Awaitable
 from typing import Any
 from uuid import uuid4
 
@@ -13,46 +11,13 @@ import psycopg
 import pytest
 
 from tests.database.world import connect
-from tests.support.strongroom import HOST, Strongroom
+from tests.support.canary import CANARY, refusal
+from tests.support.strongroom import HOST, Strongroom, room_ids, room_terms
 from workers.kernel.errors import AccessRevoked, FenceLost, Refused
 from workers.kernel.ledger import connections as ledger
 from workers.kernel.ledger import tool_calls
 from workers.kernel.ledger.hold import Hold
 from workers.kernel.ledger.tool_calls import CallStatus
-
-CANARY = "canary-7f3a9c51d2e84b60"
-SHAPES = (
-    CANARY.encode(),
-    base64.b64encode(CANARY.encode())[:-3],
-    CANARY.encode().hex().encode(),
-    base64.b64encode(f"client:{CANARY}".encode())[:-3],
-)
-
-
-def holds_canary(text: str | bytes) -> bool:
-    told = text if isinstance(text, bytes) else text.encode()
-    return any(shape in told for shape in SHAPES)
-
-
-async def refusal(work: Awaitable[Any]) -> tuple[str, str]:
-    """The code and the sentence with which an injection is refused."""
-    with pytest.raises(Refused) as caught:
-        await work
-    assert not holds_canary(str(caught.value))
-    return caught.value.code, str(caught.value)
-
-
-room_ids: dict[str, Any] = {}
-
-
-def room_terms(room: Strongroom, name: str) -> dict[str, Any]:
-    """What a deposit says of a bearer connection of this name, whose id is kept for the row."""
-    room_ids[name] = uuid4()
-    return {
-        "org_id": str(room.bench.org_id), "id": str(room_ids[name]), "name": name, "kind": "bearer", "hosts": [HOST],
-        "settings": {}, "version": 1,
-    }  # fmt: skip
-
 
 # Use somebody else's
 
@@ -184,6 +149,8 @@ async def test_a_redirect_to_another_host_asks_again_and_gets_nothing(room: Stro
         assert (await refusal(room.inject("billing", host, call=call)))[0] == "forbidden"
 
 
+LOGS = "logs.eu-central-1.amazonaws.com"
+GROUP = {"access_key_id": "AKIACANARY0000000000", "region": "eu-central-1", "log_group": "/app"}
 ODD_TERMS: dict[str, dict[str, Any]] = {
     "no host": {"hosts": []},
     "a wildcard": {"hosts": ["*.example.com"]},
@@ -211,6 +178,13 @@ ODD_TERMS: dict[str, dict[str, Any]] = {
     "a scope that is no word": {
         "kind": "oauth2_refresh", "settings": {"client_id": "c", "token_url": "https://b.net/", "scopes": ["a b"]},
     },
+    "logs of another host": {"settings": {"project_ref": "a" * 20}, "hosts": ["evil.net"]},
+    "logs of one host more": {"settings": {"project_ref": "a" * 20}, "hosts": ["api.supabase.com", "evil.net"]},
+    "logs of no project": {"settings": {"project_ref": "../../v1/organizations"}, "hosts": ["api.supabase.com"]},
+    "logs at an address": {"kind": "aws_access_key", "settings": {**GROUP, "endpoint_url": "http://evil.net"}, "hosts": [LOGS]},
+    "logs in no region": {"kind": "aws_access_key", "settings": {**GROUP, "region": "evil.net#"}, "hosts": ["logs.evil.net"]},
+    "logs of no group": {"kind": "aws_access_key", "settings": {**GROUP, "log_group": "a' | b"}, "hosts": [LOGS]},
+    "AWS keys for another host": {"kind": "aws_access_key", "settings": GROUP, "hosts": ["api.example.com"]},
     "settings that are a list": {"settings": ["header"]},
     "a name with a blank": {"name": "two words"},
     "a name in another alphabet": {"name": "bіlling"},

@@ -12,41 +12,20 @@ import traceback
 from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import psycopg
 import pytest
 import structlog
 
 from infra.local.facts import StackFacts
-from tests.support.strongroom import HOST, Strongroom
+from tests.support.canary import CANARY, holds_canary, refusal
+from tests.support.strongroom import HOST, Strongroom, room_ids, room_terms
 from tests.support.token_endpoint import answer
 from workers.kernel.envelope import DataKey
-from workers.kernel.errors import PamError, Refused
+from workers.kernel.errors import PamError
 from workers.kernel.ledger import connections as ledger
 from workers.kernel.vault import DepositUnusable, Secret
 from workers.outbound.oauth import FetchedToken, TokenAnswer
-
-CANARY = "canary-7f3a9c51d2e84b60"
-SHAPES = (
-    CANARY.encode(),
-    base64.b64encode(CANARY.encode())[:-3],
-    CANARY.encode().hex().encode(),
-    base64.b64encode(f"client:{CANARY}".encode())[:-3],
-)
-
-
-def holds_canary(text: str | bytes) -> bool:
-    told = text if isinstance(text, bytes) else text.encode()
-    return any(shape in told for shape in SHAPES)
-
-
-async def refusal(work: Awaitable[Any]) -> tuple[str, str]:
-    """The code and the sentence with which an injection is refused."""
-    with pytest.raises(Refused) as caught:
-        await work
-    assert not holds_canary(str(caught.value))
-    return caught.value.code, str(caught.value)
 
 
 async def used(room: Strongroom) -> None:
@@ -194,18 +173,6 @@ async def test_no_traceback_and_no_chained_error_holds_it(room: Strongroom) -> N
             assert seen.__suppress_context__ or seen.__context__ is None, "a reporter of errors walks the whole chain"
             seen = seen.__cause__
         assert not holds_canary("".join(traceback.format_exception(error)))
-
-
-room_ids: dict[str, Any] = {}
-
-
-def room_terms(room: Strongroom, name: str) -> dict[str, Any]:
-    """What a deposit says of a bearer connection of this name, whose id is kept for the row."""
-    room_ids[name] = uuid4()
-    return {
-        "org_id": str(room.bench.org_id), "id": str(room_ids[name]), "name": name, "kind": "bearer", "hosts": [HOST],
-        "settings": {}, "version": 1,
-    }  # fmt: skip
 
 
 async def test_a_models_own_sql_reaches_neither_sealed_bytes_nor_verbs(room: Strongroom) -> None:

@@ -54,6 +54,12 @@ async def test_a_redirect_carries_the_client_secret_nowhere(room: Strongroom, st
         assert elsewhere.asked == []
 
 
+async def test_a_redirect_on_the_endpoints_own_host_is_not_followed(room: Strongroom) -> None:
+    told = await machine(room, answer(307, location="/echo"))
+    assert told == "The token endpoint of crm refused (307): an admin checks and rotates it."
+    assert [asked.path for asked in room.endpoint.asked] == ["/token"]
+
+
 async def test_a_body_without_end_is_not_read_to_its_end(room: Strongroom) -> None:
     body = json.dumps({"access_token": "x", "token_type": "bearer", "pad": "x" * 5_000_000})
     assert await machine(room, answer(200, body)) == "The token endpoint answered more than 64 KiB."
@@ -207,7 +213,11 @@ async def test_a_call_that_is_cancelled_does_not_lose_the_changed_refresh_token(
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
+    closing = asyncio.create_task(room.connections.close())  # a worker that leaves waits for it
+    await asyncio.sleep(0.05)
+    assert not closing.done()
     room.endpoint.held.set()
+    await asyncio.wait_for(closing, 10)
     assert (await (await room.beside()).inject("drive")).secrets == ("for-r",)
     await room.put("drive", token_sealed=None)
     assert (await (await room.beside()).inject("drive")).secrets == ("for-r+",)

@@ -42,7 +42,6 @@ class Decision(BaseModel):
     status: ApprovalStatus
     note: str | None = None
     edited_arguments: dict[str, Any] | None = None
-    by_asker: bool | None = None
 
 
 class Approval(BaseModel):

@@ -25,6 +25,7 @@ class ConnectionKind(StrEnum):
     BEARER = "bearer"
     OAUTH2_CLIENT_CREDENTIALS = "oauth2_client_credentials"
     OAUTH2_REFRESH = "oauth2_refresh"
+    AWS_ACCESS_KEY = "aws_access_key"
 
 
 class ConnectionTerms(BaseModel):
@@ -39,6 +40,11 @@ class ConnectionTerms(BaseModel):
     hosts: tuple[str, ...]
     settings: dict[str, Any]
     version: int
+
+    @property
+    def leads_to_logs(self) -> bool:
+        """Whether it is for log_search alone: what may read logs may often do more, so no other tool gets it."""
+        return self.kind is ConnectionKind.AWS_ACCESS_KEY or "project_ref" in self.settings
 
     def told(self) -> dict[str, Any]:
         """The terms as a deposit says them beside its secret."""
@@ -101,6 +107,11 @@ def _text(value: bytes | None) -> str | None:
 async def open_for(hold: Hold, call_id: UUID, name: str, host: str) -> SealedConnection:
     """A connection for one begun call and one host; audited. Raises Refused."""
     return SealedConnection.model_validate(await hold.call("open_connection", call=call_id, name=name, host=host))
+
+
+async def read_terms(hold: Hold, name: str) -> ConnectionTerms:
+    """What every member may see of a connection. Raises Refused(not_found)."""
+    return ConnectionTerms.model_validate(await hold.call("connection_terms", name=name))
 
 
 async def note_fault(hold: Hold, call_id: UUID, terms: ConnectionTerms, code: str) -> None:

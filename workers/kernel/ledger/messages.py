@@ -54,6 +54,11 @@ async def read(hold: Hold) -> Conversation:
     return Conversation.model_validate(await hold.call("read_conversation"))
 
 
+async def take(hold: Hold) -> list[Said]:
+    """Before the thread is read: what people have said to this run takes its place in it."""
+    return [Said.model_validate(row) for row in await hold.call("take_messages")]
+
+
 async def list_after(
     gateway: "CallerGateway", org_id: UUID, thread_id: UUID, *, position: int, limit: int
 ) -> Page[Message]:

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from workers.kernel.code_format import CODE_FORMAT
 from workers.kernel.errors import Refused
 from workers.kernel.ledger.approvals import Ask
 from workers.kernel.ledger.hold import Hold
@@ -28,6 +29,15 @@ class RunStatus(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+class WhenBusy(StrEnum):
+    """What becomes of a thread's unfinished run when a message comes; roll_back: later runs do not see it."""
+
+    REJECT = "reject"
+    QUEUE = "queue"
+    INTERRUPT = "interrupt"
+    ROLL_BACK = "roll_back"
 
 
 class Run(BaseModel):
@@ -57,6 +67,12 @@ class Run(BaseModel):
     tainted_at: datetime | None
     taint: str | None
     task: dict[str, Any] | None = None
+    priority: int = 0
+    pauses: int = 0
+    due_at: datetime | None = None
+    after_run: UUID | None = None
+    is_rolled_back: bool = False
+    retried_by: UUID | None = None
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
@@ -89,37 +105,44 @@ class Claim(BaseModel):
     agent: AgentDefinition
 
 
-class Pulse(BaseModel):
-    """What the database says while a worker is busy."""
+async def claim_next(gateway: "WorkerGateway", *, worker: str, lease_seconds: int) -> Claim | None:
+    """Take the run whose turn it is for this worker until the lease ends; None when nothing may begin.
 
-    model_config = ConfigDict(frozen=True)
-
-    cancel_requested: bool
-    deadline_passed: bool
-    access_revoked: bool
-
-
-class RunNotClaimable(Exception):
-    """Another worker's lease stands, the turn is old, or the run has ended: the job has nothing to do."""
+    A run that newer code has worked on is not offered to older code.
+    """
+    answer = await gateway.call("claim_next", worker=worker, lease_seconds=lease_seconds, code_format=CODE_FORMAT)
+    return Claim.model_validate(answer) if answer else None
 
 
-async def claim(gateway: "WorkerGateway", run_id: UUID, turn: int, *, worker: str, lease_seconds: int) -> Claim:
-    """Take the run for this worker until the lease ends, and count the attempt. Raises RunNotClaimable."""
+async def pulse(gateway: "WorkerGateway", holds: Sequence[Hold], *, lease_seconds: int) -> dict[UUID, str]:
+    """Keep the leases of these holds, 1,000 at most, and hear which runs must stop, each with why."""
+    stopped = await gateway.call(
+        "pulse_runs",
+        runs=tuple(hold.run_id for hold in holds),
+        fences=tuple(hold.fence for hold in holds),
+        lease_seconds=lease_seconds,
+    )
+    return {UUID(one["run_id"]): str(one["reason"]) for one in stopped}
+
+
+async def finish(hold: Hold, status: RunStatus, *, reason: str | None, events: list[dict[str, Any]]) -> bool:
+    """End the run; the last event is its one terminal event. False: somebody said something that comes first."""
     try:
-        answer = await gateway.call("claim_run", run_id=run_id, turn=turn, worker=worker, lease_seconds=lease_seconds)
+        await hold.call("finish_run", status=status.value, reason=reason, events=events)
     except Refused as refusal:
-        raise RunNotClaimable(f"{refusal.code}: {refusal}") from refusal
-    return Claim.model_validate(answer)
+        if refusal.code != "steered":
+            raise
+        return False
+    return True
 
 
-async def pulse(hold: Hold, *, lease_seconds: int) -> Pulse:
-    """Keep the lease and hear whether to stop. Raises FenceLost."""
-    return Pulse.model_validate(await hold.call("pulse_run", lease_seconds=lease_seconds))
-
-
-async def finish(hold: Hold, status: RunStatus, *, reason: str | None, events: list[dict[str, Any]]) -> None:
-    """End the run; the last event is its one terminal event."""
-    await hold.call("finish_run", status=status.value, reason=reason, events=events)
+async def postpone(hold: Hold, *, seconds: float, events: list[dict[str, Any]]) -> bool:
+    """Let the run come back after a while; the hold ends. False: it has come back too often."""
+    try:
+        await hold.call("postpone_run", seconds=seconds, events=events)
+    except Refused:
+        return False
+    return True
 
 
 async def interrupt(hold: Hold, asks: Sequence[Ask], *, events: list[dict[str, Any]]) -> None:
@@ -162,6 +185,8 @@ async def start(
     thread_id: UUID | None,
     limits: dict[str, int | float],
     idempotency_key: str | None,
+    if_busy: WhenBusy,
+    priority: int,
 ) -> Started:
     """Ask an agent, as the caller. Raises Refused as pam.start_run does."""
     answer = await gateway.rpc(
@@ -173,6 +198,8 @@ async def start(
             "thread_id": str(thread_id) if thread_id else None,
             "limits": limits,
             "idempotency_key": idempotency_key,
+            "if_busy": if_busy.value,
+            "priority": priority,
         },
     )
     return Started.model_validate(answer)
@@ -209,3 +236,8 @@ async def cancel(gateway: "CallerGateway", run_id: UUID) -> Changed:
 async def answer(gateway: "CallerGateway", run_id: UUID, text: str) -> Changed:
     """Answer the question that an interrupted run asked; the run goes on. Raises Refused."""
     return Changed.model_validate(await gateway.rpc("answer_question", {"run_id": str(run_id), "answer": text}))
+
+
+async def steer(gateway: "CallerGateway", run_id: UUID, text: str) -> Changed:
+    """Say something to a run on its way: taken before its next step. Raises Refused."""
+    return Changed.model_validate(await gateway.rpc("steer_run", {"run_id": str(run_id), "message": text}))

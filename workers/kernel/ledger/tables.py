@@ -1,4 +1,4 @@
-"""Tables of the team that are open to agents, as a model is shown them."""
+"""Tables and functions of the team that are open to agents, as a model is shown them."""
 
 from uuid import UUID
 
@@ -49,9 +49,26 @@ class OpenTable(BaseModel):
     policies: tuple[TablePolicy, ...]
 
 
+class OpenFunction(BaseModel):
+    """A reading function of the team's own. name: schema.name; `is_open` while nobody has changed it since."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    arguments: str
+    returns: str
+    comment: str | None
+    is_open: bool
+
+
 async def describe(hold: Hold) -> list[OpenTable]:
     """Every table that is open to agents."""
     return [OpenTable.model_validate(row) for row in await hold.call("describe_tables")]
+
+
+async def describe_functions(hold: Hold) -> list[OpenFunction]:
+    """Every function that was opened to agents."""
+    return [OpenFunction.model_validate(row) for row in await hold.call("describe_functions")]
 
 
 async def find_row_functions(hold: Hold, names: tuple[str, ...]) -> list[str]:

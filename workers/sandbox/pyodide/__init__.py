@@ -6,8 +6,6 @@ install`. What the web's own interfaces would write to disk (caches, storage) is
 
 import asyncio
 import base64
-import binascii
-import codecs
 import ctypes
 import hashlib
 import json
@@ -20,23 +18,21 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from workers.sandbox.account import Account, ordinary_account
-from workers.sandbox.child import Child, readable_chunk
+from workers.sandbox.child import Child
 from workers.sandbox.programs import within_reach
+from workers.sandbox.pyodide.frames import Ending, Frames
 from workers.sandbox.rlimits import lower
 from workers.sandbox.sandbox import (
     InputFile,
     Language,
-    LeftOut,
     Limits,
     OnOutput,
     Outcome,
     Program,
     SandboxRefused,
     Stop,
-    Transcript,
     Usage,
     exit_code_of,
 )
@@ -82,7 +78,7 @@ class PyodideSandbox:
                 "worker whose kernel allows user namespaces."
             )
         began = time.monotonic()
-        frames = _Frames(limits, on_output)
+        frames = Frames(limits, on_output)
         child = Child(
             self._words(),
             account=self._account,
@@ -109,14 +105,15 @@ class PyodideSandbox:
         finally:
             child.close()
         given = {file.path: file.content for file in files}
-        changed = {path: content for path, content in frames.files.items() if given.get(path) != content}
+        ending = frames.ending or Ending(exit_code_of(status))
+        changed = {path: content for path, content in ending.files.items() if given.get(path) != content}
         return Outcome(
-            exit_code=None if stop else frames.code if frames.code is not None else exit_code_of(status),
+            exit_code=None if stop else ending.code,
             stopped=stop,
             output=frames.transcript.text,
             output_bytes=frames.transcript.total_bytes,
             changed={} if stop else changed,
-            left_out=tuple(frames.left),
+            left_out=tuple(ending.left),
             usage=Usage(round(time.monotonic() - began, 3), round(cpu_seconds, 3), watch.most_bytes),
         )
 
@@ -141,67 +138,6 @@ class PyodideSandbox:
                 libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
         return prepare
-
-
-class _Frames:
-    """What comes out of Deno, one JSON value a line; none of it is believed before it is checked."""
-
-    def __init__(self, limits: Limits, on_output: OnOutput | None) -> None:
-        self._limits = limits
-        self._on_output = on_output
-        self.transcript = Transcript(kept_bytes=limits.kept_output_bytes)
-        self.code: int | None = None
-        self.files: dict[str, bytes] = {}
-        self.left: list[LeftOut] = []
-
-    async def read(self, output: int) -> Stop | None:
-        """To the program's last value or the end of the stream (None), or until it is too much."""
-        decoder, pending, total = codecs.getincrementaldecoder("utf-8")(errors="replace"), "", 0
-        most = 8 * self._limits.output_bytes + 2 * self._limits.returned_bytes
-        while chunk := await readable_chunk(output):
-            total += len(chunk)
-            *lines, pending = (pending + decoder.decode(chunk)).split("\n")
-            for line in lines:
-                await self._take(line)
-            if self.code is not None:
-                return None
-            if total > most or self.transcript.total_bytes > self._limits.output_bytes:
-                return Stop.OUTPUT
-        if pending:
-            await self._write(pending)
-        return None
-
-    async def _take(self, line: str) -> None:
-        try:
-            value = json.loads(line)
-        except (ValueError, RecursionError):
-            value = None
-        if not isinstance(value, dict):
-            await self._write(f"{line}\n")
-        elif isinstance(value.get("output"), str):
-            await self._write(value["output"])
-        elif isinstance(value.get("code"), int):
-            self._end(value)
-
-    async def _write(self, text: str) -> None:
-        self.transcript.add(text.encode(errors="replace"))
-        if self._on_output is not None and text:
-            await self._on_output(text)
-
-    def _end(self, value: dict[str, Any]) -> None:
-        self.code = value["code"] & 255
-        files, left = value.get("files"), value.get("left")
-        for path, text in files.items() if isinstance(files, dict) else ():
-            content = _decoded(text, self._limits.returned_file_bytes)
-            room = sum(map(len, self.files.values())) + len(content or b"") <= self._limits.returned_bytes
-            if content is None or not room or len(self.files) >= self._limits.returned_files or not _is_below(path):
-                self.left.append(LeftOut(_printable(path), "it is no file that may come back"))
-            else:
-                self.files[path] = content
-        for item in left[:50] if isinstance(left, list) else ():
-            if isinstance(item, list) and len(item) == 2:
-                self.left.append(LeftOut(_printable(item[0]), _printable(item[1])))
-        del self.left[50:]
 
 
 def folder(home: Path) -> Path:
@@ -273,22 +209,3 @@ def _told(program: Program, files: tuple[InputFile, ...], limits: Limits) -> byt
         },
     }
     return json.dumps(told).encode() + b"\n"
-
-
-def _decoded(text: object, most_bytes: int) -> bytes | None:
-    if not isinstance(text, str) or len(text) > most_bytes * 4 // 3 + 4:
-        return None
-    try:
-        content = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    return content if len(content) <= most_bytes else None
-
-
-def _is_below(path: str) -> bool:
-    """Whether a path that code named stays below its folder; the workspace's own rule comes on top."""
-    return not path.startswith("/") and all(part not in ("", ".", "..") for part in path.split("/"))
-
-
-def _printable(text: object) -> str:
-    return str(text).encode("utf-8", "backslashreplace").decode()[:400]

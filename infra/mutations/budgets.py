@@ -1,0 +1,89 @@
+"""Mutations of budgets over many runs, and of what a cancelled run takes with it."""
+
+from infra.mutations.mutation import edits, targets
+
+_NEVER = "if false then"
+_LOOP = "workers/agent/loop.py"
+_ALLOWANCE, _RETRY = "workers/model/protocol.py", "workers/model/retry.py"
+_RUNS = "tests/agent/test_budgets.py"
+_MODEL = ("tests/model/test_allowance.py", "tests/model/test_retry.py")
+
+_BUDGETS = (
+    (
+        "pam_private.room",
+        "the lock of a budget",
+        "order by b.id for no key update;",
+        ";",
+    ),
+    (
+        "pam_private.room",
+        "whose budget",
+        "where b.org_id = run.org_id and (b.user_id is null or b.user_id = run.user_id);",
+        "where b.org_id = run.org_id;",
+    ),
+    ("pam_private.room", "a run and its jobs", "if run.root_run is not null or exists", "if false and exists"),
+    ("pam_private.room", "its own is no other's", "filter (where r.id <> run.id), 0) as held_usd", ", 0) as held_usd"),
+    (
+        "pam_private.budget_use",
+        "whose use",
+        "where u.org_id = budget.org_id and (budget.user_id is null or u.user_id = budget.user_id)",
+        "where u.org_id = budget.org_id",
+    ),
+    ("pam_private.budget_use", "period", "and u.day >= pam_private.period_start(budget.period)", ""),
+    ("pam_private.budget_use", "its own is no other's", " and r.id is distinct from except_run", ""),
+    ("pam_private.budget_use", "what calls hold", "coalesce(calls.cost_usd, 0)", "0"),
+    (
+        "pam_private.ceiling_fault",
+        "what is shared",
+        "if ceiling_usd > shared.max_usd - shared.used_usd",
+        "if false and ceiling_usd > shared.max_usd - shared.used_usd",
+    ),
+    ("pam_worker.begin_step", "used up", "if unheld < least_output then", _NEVER),
+    ("pam_worker.begin_step", "held", "elsif allowed < least_output then", "elsif false then"),
+    (
+        "pam_worker.begin_step",
+        "what others hold",
+        "shared.max_usd - shared.used_usd - shared.held_usd - begin_step.input_usd",
+        "shared.max_usd - shared.used_usd - begin_step.input_usd",
+    ),
+    (
+        "pam_worker.begin_step",
+        "tokens",
+        "shared.max_tokens - shared.used_tokens - shared.held_tokens - begin_step.input_tokens",
+        "begin_step.output_tokens",
+    ),
+    ("pam_worker.begin_step", "steps", "or shared.used_steps + shared.held_steps >= shared.max_steps then", "then"),
+    ("pam_worker.begin_step", "reserved", "if is_shared then", _NEVER),
+    ("pam_worker.begin_step", "words first", "if pam_private.has_words(run) then", _NEVER),
+    ("pam_private.release_reserved", "released", "new.reserved_tokens := 0;", ""),
+    ("pam_private.count_usage", "added", "cost_usd = u.cost_usd + excluded.cost_usd", "cost_usd = excluded.cost_usd"),
+    ("pam_private.start_job", "the first run", "(select coalesce(p.root_run, p.id) from", "(select null::uuid from"),
+    ("pam.set_budget", "role", "if mine < 'admin' then", _NEVER),
+    (
+        "pam.set_budget",
+        "member",
+        "if set_budget.user_id is not null and pam_private.role_in",
+        "if false and pam_private.role_in",
+    ),
+    ("pam.set_budget", "membership", "if mine is null then", _NEVER),
+    ("pam.read_budgets", "membership", "if mine is null then", _NEVER),
+    ("pam.read_budgets", "whose", "and (b.user_id is null or b.user_id = me or mine >= 'admin')", ""),
+)
+_CANCELLED = (
+    ("pam_private.cancel_begotten", "its own", "and j.submitted_by_run = new.id", "and false"),
+    ("pam_worker.submit_job", "nothing more", "if run.cancel_requested_at is not null then", _NEVER),
+)
+_PATH = (
+    ("held is waited for", _LOOP, 'if refusal.code == "held":', "if False:", _RUNS),
+    ("once more is reserved", _LOOP, "if failure.lacks_allowance and", "if False and", _RUNS),
+    ("reserved is all", _LOOP, "is_all=begun.is_reserved", "is_all=False", _RUNS),
+    ("lost tokens", _ALLOWANCE, "left = min(left, tokens - self.input_tokens)", "pass"),
+    ("lost money", _ALLOWANCE, "left = min(left, int(affordable))", "pass"),
+    ("broken attempts", _RETRY, "if pause_seconds is None or left is None:", "if pause_seconds is None:"),
+)
+
+TARGETS = (
+    *targets("budgets", _BUDGETS, "tests/database/test_budgets.py"),
+    *targets("cancelled", _CANCELLED, "tests/database/test_jobs.py"),
+)
+MUTATIONS = (*(target.mutation() for target in TARGETS), *edits("budgets", _PATH, _MODEL))
