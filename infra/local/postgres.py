@@ -1,6 +1,8 @@
 """Real PostgreSQL 18 with pgvector, from a wheel: initialise a folder once, start it on a loopback port, stop it."""
 
 import asyncio
+import contextlib
+import fcntl
 import hashlib
 import os
 import pwd
@@ -28,23 +30,37 @@ def postgres_account() -> Account | None:
     """The account to run PostgreSQL as: None for an ordinary user; a system user of its own for root."""
     if os.geteuid() != 0:
         return None
-    try:
-        entry = pwd.getpwnam(_SYSTEM_USER)
-    except KeyError:
-        useradd = shutil.which("useradd", path="/usr/sbin:/sbin:/usr/bin:/bin")
-        if useradd is None:
-            raise ProcessFailed(
-                "PostgreSQL refuses to run as root and there is no useradd: run PAM as an ordinary user"
-            ) from None
-        done = subprocess.run(
-            [useradd, "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", _SYSTEM_USER],
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode not in (0, 9):
-            raise ProcessFailed(f"could not make a system user for PostgreSQL: {done.stderr.strip()}") from None
-        entry = pwd.getpwnam(_SYSTEM_USER)
+    entry = system_user(_SYSTEM_USER)
     return Account(_SYSTEM_USER, entry.pw_uid, entry.pw_gid)
+
+
+def system_user(name: str) -> pwd.struct_passwd:
+    """The system user of this name, made where there is none. Raises ProcessFailed where none can be made.
+
+    One process at a time: of two useradd, the second replaces the first one's user by one of another number.
+    """
+    with contextlib.suppress(KeyError):
+        return pwd.getpwnam(name)
+    folder = os.open("/etc", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name)
+        _add_user(name)
+        return pwd.getpwnam(name)
+    finally:
+        os.close(folder)
+
+
+def _add_user(name: str) -> None:
+    useradd = shutil.which("useradd", path="/usr/sbin:/sbin:/usr/bin:/bin")
+    if useradd is None:
+        raise ProcessFailed("PostgreSQL refuses to run as root and there is no useradd: run PAM as an ordinary user")
+    done = subprocess.run(
+        [useradd, "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", name], capture_output=True, text=True
+    )
+    if done.returncode:
+        raise ProcessFailed(f"could not make a system user for PostgreSQL: {done.stderr.strip()}")
 
 
 def _reachable(path: Path, account: Account) -> bool:
