@@ -150,11 +150,14 @@ union all
 select 'I6 an ended run reserves nothing', r.id::text from runs r where r.reserved_usd <> 0 or r.reserved_tokens <> 0
 union all
 select 'I6 a person''s usage is what all their runs have used', r.user_id::text
-  from (select r.org_id, r.user_id, sum(r.cost_usd) as cost_usd, sum(r.input_tokens + r.output_tokens) as tokens, sum(r.steps) as steps
+  from (select r.org_id, r.user_id, sum(r.cost_usd) as cost_usd, sum(r.input_tokens + r.output_tokens) as tokens, sum(r.steps) as steps,
+               sum(r.worked_seconds) as seconds
           from pam.runs r group by 1, 2) r
-  left join (select u.org_id, u.user_id, sum(u.cost_usd) as cost_usd, sum(u.tokens) as tokens, sum(u.steps) as steps
+  left join (select u.org_id, u.user_id, sum(u.cost_usd) as cost_usd, sum(u.tokens) as tokens, sum(u.steps) as steps,
+                    sum(u.seconds) as seconds
                from pam.usage u group by 1, 2) u on u.org_id = r.org_id and u.user_id = r.user_id
- where (r.cost_usd, r.tokens, r.steps) is distinct from (coalesce(u.cost_usd, 0), coalesce(u.tokens, 0), coalesce(u.steps, 0))
+ where (r.cost_usd, r.tokens, r.steps, r.seconds)
+       is distinct from (coalesce(u.cost_usd, 0), coalesce(u.tokens, 0), coalesce(u.steps, 0), coalesce(u.seconds, 0))
 union all
 select 'I6 a budget is not passed', b.id::text
   from pam.budgets b, pam_private.budget_use(b) as u

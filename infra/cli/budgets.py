@@ -16,7 +16,7 @@ async def list_budgets(env: dict[str, str], *, console: Console) -> list[dict[st
         rows: list[dict[str, Any]] = (await person.call("read_budgets", org_id=await where.organization(person)))[
             "budgets"
         ]
-    table = Table("for", "a", "dollars", "tokens", "steps", "begins anew", box=None)
+    table = Table("for", "a", "dollars", "tokens", "steps", "minutes", "begins anew", box=None)
     for row in rows:
         table.add_row(
             _whose(row["user_id"]),
@@ -24,6 +24,9 @@ async def list_budgets(env: dict[str, str], *, console: Console) -> list[dict[st
             _of(row["used_cost_usd"], row["held_cost_usd"], row["max_cost_usd"], "{:,.2f}"),
             _of(row["used_tokens"], row["held_tokens"], row["max_tokens"], "{:,.0f}"),
             _of(row["used_steps"], 0, row["max_steps"], "{:,.0f}"),
+            _of(
+                row["used_seconds"] / 60, 0, None if row["max_seconds"] is None else row["max_seconds"] / 60, "{:,.1f}"
+            ),
             f"{datetime.fromisoformat(row['begins_anew_at']):%Y-%m-%d %H:%M} UTC",
         )
     console.print(
@@ -47,6 +50,7 @@ async def set_budget(
     bounds += [
         f"{limits[f'max_{what}']:,} {what}" for what in ("tokens", "steps") if limits.get(f"max_{what}") is not None
     ]
+    bounds += [f"{limits['max_seconds'] // 60:,} minutes"] if limits.get("max_seconds") is not None else []
     whose = "All runs of the organisation" if user_id is None else f"The runs of {user_id}"
     console.print(
         f"{whose} may use {', '.join(bounds)} a {period} (UTC)." if bounds else f"{whose} have no budget a {period}.",

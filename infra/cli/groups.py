@@ -128,6 +128,7 @@ def budget_set(
     usd: Annotated[float | None, typer.Option(help="Dollars, by the price list.", min=0)] = None,
     tokens: Annotated[int | None, typer.Option(help="Tokens, read and written.", min=0)] = None,
     steps: Annotated[int | None, typer.Option(help="Calls to a model.", min=0)] = None,
+    minutes: Annotated[int | None, typer.Option(help="Of workers' time; what waits takes none.", min=0)] = None,
     user: Member = None,
     as_json: Json = False,
 ) -> None:
@@ -135,9 +136,10 @@ def budget_set(
     from infra.cli.budgets import set_budget
     from infra.cli.setting import environment
 
-    if usd is None and tokens is None and steps is None:
-        raise typer.BadParameter("say --usd, --tokens or --steps; `budget clear` takes a budget away")
-    limits = {"max_cost_usd": usd, "max_tokens": tokens, "max_steps": steps}
+    seconds = None if minutes is None else minutes * 60
+    limits = {"max_cost_usd": usd, "max_tokens": tokens, "max_steps": steps, "max_seconds": seconds}
+    if set(limits.values()) == {None}:
+        raise typer.BadParameter("say --usd, --tokens, --steps or --minutes; `budget clear` takes a budget away")
     answer(as_json, execute(set_budget(environment(), period.value, limits, user_id=user, console=consoles(as_json))))
 
 

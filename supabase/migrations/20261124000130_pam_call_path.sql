@@ -8,8 +8,6 @@ comment on column pam.tool_calls.origin is 'Where the result comes from when PAM
 comment on column pam.tool_calls.reserved_usd is 'The most that a started call may still cost; released when it ends.';
 comment on type pam.call_status is 'started is the recorded intent; unknown is an effect whose outcome nobody saw; waiting is for a person, answered is when that person has decided.';
 
-create index tool_calls_unknown on pam.tool_calls (org_id, tool) where status = 'unknown';
-
 create table pam.call_outputs (
   org_id uuid not null,
   call_id uuid not null,
@@ -38,8 +36,6 @@ declare
   needed pam.consent;
   definition jsonb;
   asked pam.approvals;
-  fault jsonb;
-  is_doubtful boolean;
 begin
   select c.* into call from pam.tool_calls c
    where c.org_id = run.org_id and c.run_id = run.id and c.id = begin_call.id and c.status in ('planned', 'started', 'answered');
@@ -55,26 +51,21 @@ begin
     return pam_private.refusal('forbidden', format('%s with the effect %s is not allowed for a run that somebody with the role %s asked for: an admin of the organisation can change that.',
                                                    left(call.tool, 63), call.effect, policy.role));
   end if;
-  if begin_call.ceiling_usd > 0 then
-    fault := pam_private.ceiling_fault(run, call.id, begin_call.ceiling_usd);
-    if fault is not null then return fault; end if;
+  if begin_call.ceiling_usd > 0 and run.cost_usd + begin_call.ceiling_usd + (
+       select coalesce(sum(c.reserved_usd), 0) from pam.tool_calls c
+        where c.org_id = run.org_id and c.run_id = run.id and c.status = 'started' and c.id <> call.id) > run.max_cost_usd then
+    return pam_private.refusal('budget', format('This call may cost up to $%s; of the run''s $%s only $%s is left.',
+      trim_scale(begin_call.ceiling_usd), trim_scale(run.max_cost_usd), trim_scale(greatest(run.max_cost_usd - run.cost_usd, 0))));
   end if;
 
   needed := case when call.effect = 'pause' then 'never'
                  when run.tainted_at is not null then greatest(policy.consent, policy.consent_after_untrusted)
                  else policy.consent end;
-  -- The same effect once more, while nobody knows whether it took place, is a person's to agree to.
-  is_doubtful := call.effect not in ('read', 'pause') and exists (
-    select from pam.tool_calls u join pam.runs r on r.org_id = u.org_id and r.id = u.run_id
-     where u.org_id = run.org_id and r.thread_id = run.thread_id and u.id <> call.id and u.status = 'unknown' and u.tool = call.tool
-       and pam_private.arguments_digest(u.arguments) = pam_private.arguments_digest(call.arguments));
-  if is_doubtful then needed := greatest(needed, 'ask'); end if;
   select a.* into asked from pam.approvals a where a.org_id = run.org_id and a.id = call.id;
   if needed <> 'never' then
     if not found then
       return jsonb_build_object('ask', jsonb_build_object(
-        'why', case when is_doubtful then 'The same call was made before and nobody knows whether it took effect: look, then say whether to repeat it.'
-                    when policy.consent >= needed then 'The organisation''s policy asks a person before this.'
+        'why', case when policy.consent >= needed then 'The organisation''s policy asks a person before this.'
                     else format('The run has read what nobody vouches for (%s): a person must agree before anything leaves.', run.taint) end,
         'needs_role', policy.decided_by, 'is_four_eyes', needed = 'four_eyes',
         'expires_at', clock_timestamp() + interval '24 hours'));
@@ -89,8 +80,6 @@ begin
     end if;
   end if;
   if begin_call.only_ask then return '{"held": true}'; end if;
-  -- That a read began need not outlive a crash of the server; it is on the disk before its outcome is.
-  if call.effect = 'read' then perform set_config('synchronous_commit', 'off', true); end if;
 
   update pam.tool_calls c set status = 'started', started_at = clock_timestamp(), reserved_usd = begin_call.ceiling_usd
    where c.org_id = run.org_id and c.id = call.id returning * into call;

@@ -89,9 +89,6 @@ create unique index jobs_once_per_call on pam.jobs (org_id, submitted_by_call);
 create unique index jobs_once_per_due_time on pam.jobs (org_id, schedule_id, schedule_due_at);
 
 alter table pam.runs add column task jsonb check (jsonb_typeof(task) = 'object');
-alter table pam.runs add column root_run uuid;
-comment on column pam.runs.root_run is 'The run that a job''s run goes back to, through every job between: what they spend together is bounded by its limits.';
-create index runs_of_root on pam.runs (org_id, root_run) where root_run is not null;
 comment on column pam.runs.task is '{"tool", "arguments"}: this run asks no model; its one step is this call, on the path that every call takes.';
 
 alter table pam.schedules enable row level security;
@@ -137,12 +134,11 @@ begin
   insert into pam.threads as t (org_id, title, created_by)
   values (job.org_id, 'Job: ' || coalesce(job.name, job.task), job.user_id) returning t.id into thread;
   insert into pam.runs as r (org_id, thread_id, agent_id, agent_version, user_id, max_steps, max_tokens, max_cost_usd, deadline_at,
-                             request_sha256, task, tainted_at, taint, root_run)
+                             request_sha256, task, tainted_at, taint)
   values (job.org_id, thread, job.agent_id, job.agent_version, job.user_id, (job.limits -> 'max_steps')::int, (job.limits -> 'max_tokens')::int,
           (job.limits -> 'max_cost_usd')::numeric, clock_timestamp() + make_interval(secs => (job.limits -> 'max_seconds')::int),
           encode(sha256(convert_to(job.arguments::text, 'UTF8')), 'hex'),
-          case when not is_agent then jsonb_build_object('tool', job.task, 'arguments', job.arguments) end, job.tainted_at, job.taint,
-          (select coalesce(p.root_run, p.id) from pam.runs p where p.org_id = job.org_id and p.id = job.submitted_by_run))
+          case when not is_agent then jsonb_build_object('tool', job.task, 'arguments', job.arguments) end, job.tainted_at, job.taint)
   returning * into run;
   insert into pam_private.run_claims (run_id, claims)
   values (run.id, coalesce((select c.claims from pam_private.run_claims c

@@ -91,9 +91,6 @@ begin
   select s.* into schedule from pam.schedules s where s.org_id = run.org_id and s.submitted_by_call = submit_job.call;
   if found then return jsonb_build_object('schedule_id', schedule.id, 'next_at', schedule.next_at, 'ends_at', schedule.ends_at, 'is_replay', true); end if;
 
-  if run.cancel_requested_at is not null then
-    return pam_private.refusal('conflict', 'The run is being cancelled: it begins nothing more.');
-  end if;
   refusal := coalesce(
     pam_private.job_fault(run.org_id, run.user_id, job, pam_private.granted_tools(run.org_id, run.agent_id, run.agent_version), depth),
     pam_private.due_fault(due));

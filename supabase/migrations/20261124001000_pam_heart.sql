@@ -7,6 +7,7 @@ language plpgsql security definer set search_path = '' as
 $$
 declare
   moment timestamptz := clock_timestamp();
+  late uuid[] := array(select pam_private.out_of_time(pulse_runs.runs));
 begin
   if cardinality(pulse_runs.runs) <> cardinality(pulse_runs.fences) or cardinality(pulse_runs.runs) > 1000 then
     raise exception 'a pulse takes as many fences as runs, and up to 1,000' using errcode = '22023';
@@ -25,6 +26,7 @@ begin
           when h.fence is distinct from held.fence or r.status is distinct from 'running' then 'fence_lost'
           when r.cancel_requested_at is not null then 'cancelled'
           when r.deadline_at <= moment then 'deadline'
+          when held.run_id = any(late) then 'budget'
           when coalesce(pam_private.role_in(r.org_id, r.user_id), 'viewer') < 'developer' then 'access_revoked' end as reason
         from unnest(pulse_runs.runs, pulse_runs.fences) as held (run_id, fence)
         left join pam_private.run_heads h on h.run_id = held.run_id

@@ -1,17 +1,9 @@
 -- A run that costs one worker after another is parked: it ends, its log says what each attempt died of, and a person may
 -- have it tried again.
 
-alter table pam.runs add column max_seconds int, add column retried_by uuid;
-comment on column pam.runs.max_seconds is 'How long it may take, without waiting. deadline_at moves while it waits; this does not.';
+alter table pam.runs add column retried_by uuid;
 comment on column pam.runs.retried_by is 'The newest run that asked the same again, after this one had failed or was cancelled.';
 create index runs_parked on pam.runs (org_id, ended_at desc) where reason = 'attempts' and retried_by is null;
-
-create function pam_private.keep_allowance() returns trigger
-language plpgsql set search_path = '' as
-$$ begin new.max_seconds := extract(epoch from new.deadline_at - new.created_at); return new; end $$;
-comment on function pam_private.keep_allowance is 'What a run was allowed when it was asked for.';
-create trigger "A run's allowance is kept" before insert on pam.runs
-for each row when (new.max_seconds is null) execute function pam_private.keep_allowance();
 
 create function pam_private.lost_event(run pam.runs, head pam_private.run_heads) returns jsonb
 language sql volatile security definer set search_path = '' as

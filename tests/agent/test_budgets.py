@@ -59,3 +59,17 @@ async def test_what_broken_answers_cost_is_taken_from_what_was_reserved(house: H
     (used,) = (await ada.person.call("read_budgets", org_id=ada.org_id))["budgets"]
     assert used["used_tokens"] == run["input_tokens"] + run["output_tokens"]
     assert used["held_tokens"] == 0
+
+
+async def test_a_run_is_stopped_in_the_middle_of_an_answer_when_its_budget_has_no_time_left(house: House) -> None:
+    ada = await house.engineer()
+    await ada.person.call("set_budget", org_id=ada.org_id, period="day", max_seconds=1)
+    slow = TALK.replace("seconds_per_word: 0.2", "seconds_per_word: 5")
+    run_id = await ada.start(await house.script(slow))
+    async with asyncio.timeout(45):
+        run = await house.until(run_id)
+    assert (run["status"], run["reason"], run["steps"]) == ("failed", "budget", 0)
+    (used,) = (await ada.person.call("read_budgets", org_id=ada.org_id))["budgets"]
+    assert used["used_seconds"] >= 1
+    again = await replay(await recorded(ada.person, run_id), tools=TOOLS)
+    assert again.difference is None

@@ -84,6 +84,8 @@ async def test_fifty_runs_at_once_never_pass_the_cap(database: Database, by: str
         ({"max_cost_usd": 0.005}, "budget"),
         ({"max_steps": 1}, 4_000),
         ({"max_steps": 0}, "budget"),
+        ({"max_seconds": 60}, 4_000),
+        ({"max_seconds": 0}, "budget"),
     ],
 )
 async def test_each_limit_bounds_what_is_written(database: Database, limit: dict[str, Any], answer: Any) -> None:
@@ -175,7 +177,7 @@ async def test_yesterday_is_no_part_of_today_and_last_month_none_of_this(databas
     owner, org = await database.new_organization()
     await budget(database, owner, org, "day", max_cost_usd=0.06)
     held = await under_way(database, owner, org)
-    spent = "insert into pam.usage values (%s, %s, (now() at time zone 'UTC')::date - %s, 0.05, 10, 1)"
+    spent = "insert into pam.usage values (%s, %s, (now() at time zone 'UTC')::date - %s, 0.05, 10, 1, 0)"
     await database.admin(spent, org, owner, 1)
     assert await begun(database, held) == 4_000
     await budget(database, owner, org, "month", max_cost_usd=0.06)
@@ -218,6 +220,7 @@ async def test_only_admins_set_budgets_and_people_read_their_own(database: Datab
         {"max_cost_usd": Decimal("NaN")},
         {"max_cost_usd": 2_000_000},
         {"max_tokens": -1},
+        {"max_seconds": -1},
     ):
         assert code(await budget(database, owner, org, "day", **wrong)) == "invalid"
     for person in (None, ada, bob):
@@ -245,13 +248,7 @@ async def test_what_was_said_comes_before_what_is_reserved(database: Database) -
 async def test_a_run_and_its_jobs_share_what_the_first_may_spend(database: Database) -> None:
     owner, org = await database.new_organization()
     first = await under_way(database, owner, org)  # the run may spend $0.50
-    submitting = call("celery_task")
-    await database.worker("record_step", **first, step=step(1), calls=[submitting], events=[custom()])
-    await database.worker("begin_call", **first, id=submitting["id"])
-    work = {"task": "agent", "arguments": {"message": "Look."}}
-    await database.worker("submit_job", **first, call=submitting["id"], job=work)
-    (due,) = await database.worker("sweep_jobs")
-    second = {"run_id": UUID(due["run_id"]), "fence": await database.claimed(UUID(due["run_id"]))}
+    second = await job_of(database, first)
     assert await begun(database, second, input_usd=Decimal("0.3")) == 4_000
     # $0.34 is held, so that the first may write for what is left of its $0.50 (a step has cost it $0.000125).
     assert await begun(database, first, input_usd=Decimal("0.1")) == 4_000
@@ -273,3 +270,99 @@ async def test_many_at_once_count_every_cent(database: Database) -> None:
     await asyncio.gather(*(work(held) for held in runs))
     rows = await database.admin("select cost_usd, tokens, steps from pam.usage where org_id = %s", org)
     assert [(float(row["cost_usd"]), row["tokens"], row["steps"]) for row in rows] == [(0.06, 20_000, 20)] * 3
+
+
+async def worked(database: Database, held: dict[str, Any], seconds: int) -> None:
+    """Its worker has held the run for so long."""
+    await database.admin(
+        "update pam.runs set working_since = clock_timestamp() - make_interval(secs => %s) where id = %s",
+        seconds,
+        held["run_id"],
+    )
+
+
+async def late(database: Database, *held: dict[str, Any]) -> list[str]:
+    """Why the heart must stop each of these runs, or nothing."""
+    runs, fences = tuple(one["run_id"] for one in held), tuple(one["fence"] for one in held)
+    stopped = await database.worker("pulse_runs", runs=runs, fences=fences, lease_seconds=15)
+    reasons = {UUID(one["run_id"]): one["reason"] for one in stopped}
+    return [reasons.get(one["run_id"], "") for one in held]
+
+
+async def test_the_time_of_workers_is_counted_with_every_step_and_when_a_run_leaves_them(database: Database) -> None:
+    owner, org = await database.new_organization()
+    await budget(database, owner, org, "day", max_seconds=1_000)
+    held = await under_way(database, owner, org)
+    await worked(database, held, 100)
+    (seen,) = await seen_by(database, owner, org)
+    assert 100 <= seen["used_seconds"] < 160, "what is under way counts"
+    await recorded(database, held)
+    (used,) = await database.admin("select seconds from pam.usage where org_id = %s", org)
+    assert 100 <= used["seconds"] < 160
+    await worked(database, held, 200)
+    await database.worker("finish_run", **held, status="failed", reason="x", events=[BROKEN])
+    (used,) = await database.admin(
+        "select u.seconds, r.worked_seconds, r.working_since from pam.usage u join pam.runs r on r.user_id = u.user_id"
+        " where u.org_id = %s",
+        org,
+    )
+    assert 300 <= used["seconds"] < 360
+    assert (used["seconds"], used["working_since"]) == (used["worked_seconds"], None)
+
+
+async def test_who_waits_takes_no_time(database: Database) -> None:
+    owner, org = await database.new_organization()
+    await budget(database, owner, org, "day", max_seconds=1_000)
+    held = await under_way(database, owner, org)
+    await database.worker("postpone_run", **held, seconds=5, events=[custom()])
+    (run,) = await database.admin("select working_since, worked_seconds from pam.runs where id = %s", held["run_id"])
+    assert run["working_since"] is None
+    assert run["worked_seconds"] < 60
+    await database.admin("update pam.runs set due_at = now()")
+    await database.claimed(held["run_id"])
+    (seen,) = await seen_by(database, owner, org)
+    assert seen["used_seconds"] < 60
+
+
+@pytest.mark.parametrize("by", ["person", "organisation"])
+async def test_a_run_whose_budget_has_no_time_left_is_stopped_by_its_heart(database: Database, by: str) -> None:
+    owner, org = await database.new_organization()
+    ada = await database.new_member(org, "developer")
+    elsewhere, beside = await database.new_organization()
+    await budget(database, owner, org, "day", max_seconds=1_000, **({"user_id": str(ada)} if by == "person" else {}))
+    hers, his, far = [await under_way(database, *who) for who in ((ada, org), (owner, org), (elsewhere, beside))]
+    await worked(database, hers, 900)
+    assert await late(database, hers, his, far) == ["", "", ""]
+    await worked(database, hers, 1_000)
+    assert await late(database, hers, his, far) == ["budget", "" if by == "person" else "budget", ""]
+    assert await begun(database, hers) == "budget"
+
+
+async def job_of(database: Database, first: dict[str, Any]) -> dict[str, Any]:
+    """The claimed run of a job that this run has submitted in its first step."""
+    submitting = call("celery_task")
+    await database.worker("record_step", **first, step=step(1), calls=[submitting], events=[custom()])
+    await database.worker("begin_call", **first, id=submitting["id"])
+    work = {"task": "agent", "arguments": {"message": "Look."}}
+    await database.worker("submit_job", **first, call=submitting["id"], job=work)
+    (due,) = await database.worker("sweep_jobs")
+    return {"run_id": UUID(due["run_id"]), "fence": await database.claimed(UUID(due["run_id"]))}
+
+
+async def test_a_run_and_its_jobs_share_steps_and_time(database: Database) -> None:
+    owner, org = await database.new_organization()
+    first = await under_way(database, owner, org)
+    second = await job_of(database, first)
+    await database.admin("update pam.runs set max_steps = 3, max_seconds = 1000 where id = %s", first["run_id"])
+    assert await begun(database, first) == 4_000
+    assert await begun(database, second) == 4_000
+    await recorded(database, first, 2)
+    await recorded(database, second)
+    assert await begun(database, second) == "budget", "three steps are theirs together"
+    await database.admin("update pam.runs set max_steps = 30 where id = %s", first["run_id"])
+    assert await begun(database, second) == 4_000
+    await worked(database, first, 600)
+    assert await late(database, first, second) == ["", ""]
+    await worked(database, second, 500)
+    assert await late(database, first, second) == ["budget", "budget"]
+    assert await begun(database, second) == "budget"

@@ -35,6 +35,7 @@ TAMPERED = [
     ("I6", "update pam.runs set max_cost_usd = 0.000001 where id = %(run)s"),
     ("I6", "update pam.runs set reserved_tokens = 1 where id = %(run)s"),
     ("I6", "update pam.usage set tokens = tokens + 1"),
+    ("I6", "update pam.usage set seconds = seconds + 1"),
     ("I6", "insert into pam.budgets (org_id, period, max_steps, set_by) select org_id, 'month', 1, user_id from pam.runs where id = %(run)s"),
     ("I6", "delete from pam.steps where run_id = %(run)s and position = 2"),
     ("I3", "insert into pam.sent_messages select org_id, id, run_id, 'org:' || org_id, 'x', 1 from pam.tool_calls where run_id = %(run)s"),

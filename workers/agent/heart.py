@@ -25,6 +25,7 @@ class Halt(StrEnum):
 
     CANCELLED = "cancelled"
     DEADLINE = "deadline"
+    BUDGET = "budget"
     ACCESS_REVOKED = "access_revoked"
     FENCE_LOST = "fence_lost"
     LEAVING = "leaving"

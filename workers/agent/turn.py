@@ -89,6 +89,10 @@ class Turns:
                     await loop.cancel()
                 case Halt.DEADLINE:
                     await loop.fail("deadline", "The run reached its time limit.")
+                case Halt.BUDGET:
+                    await loop.fail(
+                        "budget", "A budget has no time left: the organisation's, the asker's, or the first run's."
+                    )
                 case Halt.STOPPED:
                     await loop.fail("stopped", "Whoever runs the workers stopped this run.")
                 case Halt.ACCESS_REVOKED:

@@ -1,0 +1,15 @@
+"""Migrations that somebody may have applied stay as they were: a change of them is a new migration."""
+
+import hashlib
+
+from infra.local.stack import ROOT
+
+LANDED = "20261124000800"  # the newest of them
+SHA256 = "dd9170e8805d50cfa0c3d548b957ea33bf3d0da1ad37a41f5d65f5982c4c7af5"  # of all of them, joined
+
+
+def test_no_migration_that_has_landed_is_changed() -> None:
+    """`upgrade` refuses a database whose migrations differ from these; the two values move on with what lands."""
+    files = sorted((ROOT / "supabase" / "migrations").glob("*.sql"))
+    landed = [file.read_bytes() for file in files if file.name[: len(LANDED)] <= LANDED]
+    assert hashlib.sha256(b"".join(landed)).hexdigest() == SHA256
