@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from infra.bench import calls, live, process, queries, rows, runs, sandbox, scale, starts, steps, workspaces
+from infra.bench import calls, live, process, queries, rows, runs, sandbox, scale, starts, steps, takeover, workspaces
 from infra.bench.measure import Row
 from infra.bench.runs import Bench
 from infra.cli.person import CommandFailed
@@ -46,6 +46,7 @@ UNSTAFFED: dict[str, Callable[[Bench], Awaitable[Row]]] = {
     "32 runs at once": lambda bench: scale.at_once(bench, 32),
     "1,000 runs at once": lambda bench: scale.at_once(bench, 1_000),
     "added step, everything durable": steps.durable_step,
+    "takeover after kill -9": takeover.takeover,
 }
 
 

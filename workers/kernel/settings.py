@@ -33,8 +33,8 @@ class WorkerSettings:
     files_folder: Path | None = None
     kms_key_ids: tuple[str, ...] = ()
     key_file: Path | None = None
-    lease_seconds: int = 30
-    sweep_seconds: float = 10
+    lease_seconds: int = 20
+    sweep_seconds: float = 5
     pulse_seconds: float = 0.5
     max_runs: int = 100
     may_reach_loopback: bool = False
@@ -67,8 +67,8 @@ class WorkerSettings:
             files_bucket=bucket,
             files_folder=None if bucket else Path(required(environment, "PAM_FILES_FOLDER", in_folder)),
             **_keys(environment),
-            lease_seconds=_whole(environment, "PAM_LEASE_SECONDS", 30),
-            sweep_seconds=_whole(environment, "PAM_SWEEP_SECONDS", 10),
+            lease_seconds=_whole(environment, "PAM_LEASE_SECONDS", cls.lease_seconds),
+            sweep_seconds=_whole(environment, "PAM_SWEEP_SECONDS", int(cls.sweep_seconds)),
             max_runs=_whole(environment, "PAM_MAX_RUNS", 100, of="runs at once"),
             # For the embedded stack alone: lets api_call reach localhost where an organisation allows it.
             may_reach_loopback=environment.get("PAM_OUTBOUND_LOOPBACK", "").strip() == "1",
