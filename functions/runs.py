@@ -55,6 +55,14 @@ class Words(BaseModel):
     message: Annotated[Wording, Field(max_length=100_000)]
 
 
+class Again(BaseModel):
+    """How a run is asked again."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    despite_effects: bool = Field(default=False, description="also when it has, or may have, taken effect")
+
+
 class Answer(BaseModel):
     """A person's answer to what the agent asked."""
 
@@ -125,6 +133,14 @@ async def read_run(run_id: UUID, gateway: GatewayDep) -> Run:
 async def cancel_run(run_id: UUID, gateway: GatewayDep) -> Changed:
     """Stop at once when no worker holds the run, else at its next step. For its asker, admins and owners."""
     return await runs.cancel(gateway, run_id)
+
+
+@router.post("/runs/{run_id}/retry", status_code=202, summary="Ask a run's question again")
+async def retry_run(run_id: UUID, gateway: GatewayDep, response: Response, how: Again = Again()) -> Changed:
+    """A new run in the thread of one that failed or was cancelled, as its asker; answers the new one."""
+    again = await runs.retry(gateway, run_id, despite_effects=how.despite_effects)
+    response.headers["location"] = f"/v1/runs/{again.run_id}"
+    return again
 
 
 @router.post("/runs/{run_id}/messages", status_code=202, summary="Say something to a run on its way")

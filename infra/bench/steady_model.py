@@ -103,4 +103,8 @@ async def steady_model(*, pause_seconds: float = PAUSE_SECONDS) -> AsyncIterator
         finally:  # clients in this process keep their connections open
             for writer in served:
                 writer.close()
-            await asyncio.gather(*(task for task in served.values() if task))
+            answering = {task for task in served.values() if task}
+            if answering:
+                _, asleep = await asyncio.wait(answering, timeout=2 * PAUSE_SECONDS)
+                for task in asleep:  # whoever asked is gone
+                    task.cancel()

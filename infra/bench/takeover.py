@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from dataclasses import dataclass
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -16,7 +17,6 @@ from workers.kernel import runqueue
 from workers.kernel.runqueue import RunQueue
 from workers.kernel.settings import WorkerSettings
 
-_RUNS, _KILLS = 20, 5
 _MOST_SECONDS = 30
 _PATIENCE_SECONDS = 120
 _HELD: LiteralString = """
@@ -29,28 +29,38 @@ select extract(epoch from min(e.created_at))::float8 from pam.events e
 """
 
 
-async def takeover(bench: Bench) -> Row:
+@dataclass(frozen=True)
+class Pace:
+    """How many runs lose their worker how often, and how soon that shows: by default as workers are by default."""
+
+    runs: int = 20
+    kills: int = 5
+    lease_seconds: int = WorkerSettings.lease_seconds
+    sweep_seconds: int = int(WorkerSettings.sweep_seconds)
+
+
+async def takeover(bench: Bench, pace: Pace = Pace()) -> Row:
     """Kill a worker that waits on the model in many runs, again and again, beside one that has none."""
     waits: list[float] = []
     async with (
         steady_model(pause_seconds=600) as url,
         await psycopg.AsyncConnection.connect(bench.facts.admin_dsn, autocommit=True) as database,
     ):
-        holder = await _worker(bench, url)
+        holder = await _worker(bench, url, pace)
         try:
-            for count in range(_KILLS):
-                runs = await queue_runs(database, bench, _RUNS)
+            for count in range(pace.kills):
+                runs = await queue_runs(database, bench, pace.runs)
                 await _held(database, bench, runs, holder)
-                heir = await _worker(bench, url)
+                heir = await _worker(bench, url, pace)
                 # At other moments between two renewals each time: they come with a third of the lease.
-                await asyncio.sleep(count / _KILLS * WorkerSettings.lease_seconds / 3)
+                await asyncio.sleep(count / pace.kills * pace.lease_seconds / 3)
                 killed_at = time.time()
                 await holder.kill()
                 holder = heir
                 await _held(database, bench, runs, heir, rings=False)
                 claimed = await (await database.execute(_CLAIMED, [runs])).fetchall()
                 waits += [row[0] - killed_at for row in claimed]
-                bench.tell(f"kill {count + 1} of {_KILLS}: {waits[-1]:.1f} s")
+                bench.tell(f"kill {count + 1} of {pace.kills}: {waits[-1]:.1f} s")
                 await _cancelled(database, runs)
         finally:
             await holder.kill()
@@ -58,13 +68,14 @@ async def takeover(bench: Bench) -> Row:
     p50, p95 = (1e3 * waits[int(q * (len(waits) - 1))] for q in (0.5, 0.95))
     made = float(round(p95)), "what is promised", float(1e3 * _MOST_SECONDS), round(p95 / 1e3 / _MOST_SECONDS, 3)
     note = (
-        f"p50 {p50 / 1e3:.1f} s; {_KILLS} kills of a worker with {_RUNS} runs, lease and sweep as they are by default"
+        f"p50 {p50 / 1e3:.1f} s; {pace.kills} kills of a worker with {pace.runs} runs;"
+        f" a lease of {pace.lease_seconds} s, a sweep every {pace.sweep_seconds} s"
     )
     return Row("takeover after kill -9, p95", "ms", *made, len(waits), note, 1.0, 1.0)
 
 
-async def _worker(bench: Bench, model_url: str) -> WorkerProcess:
-    lease, sweep = str(WorkerSettings.lease_seconds), str(int(WorkerSettings.sweep_seconds))
+async def _worker(bench: Bench, model_url: str, pace: Pace) -> WorkerProcess:
+    lease, sweep = str(pace.lease_seconds), str(pace.sweep_seconds)
     worker = await WorkerProcess.start(
         bench.facts, OPENAI_BASE_URL=model_url, PAM_LEASE_SECONDS=lease, PAM_SWEEP_SECONDS=sweep
     )

@@ -7,7 +7,7 @@ import httpx
 import psycopg
 import pytest
 
-from infra.bench import live, rows, starts, steps
+from infra.bench import live, rows, starts, steps, takeover
 from infra.bench.measure import Row
 from infra.bench.queued import queue_runs
 from infra.bench.runs import Bench
@@ -85,6 +85,15 @@ async def test_a_job_that_imports_is_measured_to_its_first_line(bench: Bench) ->
 
     assert_measured(row, must=0.25, aim=0.10)
     assert row.yardstick_median > 100, "a fork that imports the workers in less than 100 ms imports something else"
+
+
+async def test_a_killed_workers_runs_are_taken_over(bench: Bench, database: Any) -> None:
+    row = await takeover.takeover(bench, takeover.Pace(runs=2, kills=1, lease_seconds=2, sweep_seconds=1))
+
+    assert_measured(row, must=1.0, aim=1.0)
+    assert 1_000 < row.median < 30_000, "no run is taken before its lease is over"
+    lost = await counted(database, "select count(*) from pam.events where payload ->> 'name' = 'pam.lost'")
+    assert (row.runs, lost) == (2, [(2,)])
 
 
 async def test_every_event_comes_through_to_the_client(bench: Bench, database: Any) -> None:

@@ -100,6 +100,25 @@ async def test_a_queued_run_is_cancelled_at_once_and_only_once(
     assert (await api.get(f"/v1/runs/{run_id}", headers=ann.headers)).json()["status"] == "cancelled"
 
 
+async def test_what_a_cancelled_run_was_asked_is_asked_again(
+    pam: Pam, api: httpx.AsyncClient, ann: Person, run_id: str
+) -> None:
+    dora = await pam.person(org_id=ann.org_id, role="developer")
+    door = f"/v1/runs/{run_id}/retry"
+    assert (await api.post(door, headers=ann.headers)).status_code == 409, "it has not ended"
+    await api.post(f"/v1/runs/{run_id}/cancel", headers=ann.headers)
+    assert (await api.post(door, headers=dora.headers)).status_code == 403
+    assert (await api.post(door, json={"despite": True}, headers=ann.headers)).status_code == 422
+    again = await api.post(door, json={"despite_effects": True}, headers=ann.headers)
+    assert (again.status_code, again.json()["status"]) == (202, "queued"), again.text
+    assert again.json()["run_id"] != run_id
+    old, new = [
+        (await api.get(url, headers=ann.headers)).json() for url in (f"/v1/runs/{run_id}", again.headers["location"])
+    ]
+    assert (new["thread_id"], new["agent_id"]) == (old["thread_id"], old["agent_id"])
+    assert (await api.post(door, headers=ann.headers)).status_code == 409, "one at a time"
+
+
 async def test_an_answer_sends_an_interrupted_run_back_to_the_queue(
     pam: Pam, api: httpx.AsyncClient, ann: Person, run_id: str
 ) -> None:

@@ -167,7 +167,7 @@ class Started(BaseModel):
 
 
 class Changed(BaseModel):
-    """What cancelling or answering did."""
+    """What cancelling, answering or asking again did, and the run that is meant."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -236,6 +236,12 @@ async def cancel(gateway: "CallerGateway", run_id: UUID) -> Changed:
 async def answer(gateway: "CallerGateway", run_id: UUID, text: str) -> Changed:
     """Answer the question that an interrupted run asked; the run goes on. Raises Refused."""
     return Changed.model_validate(await gateway.rpc("answer_question", {"run_id": str(run_id), "answer": text}))
+
+
+async def retry(gateway: "CallerGateway", run_id: UUID, *, despite_effects: bool) -> Changed:
+    """Ask what a failed or cancelled run was asked once more: the new run. Raises Refused as pam.retry_run does."""
+    asked = {"run_id": str(run_id), "despite_effects": despite_effects}
+    return Changed.model_validate(await gateway.rpc("retry_run", asked))
 
 
 async def steer(gateway: "CallerGateway", run_id: UUID, text: str) -> Changed:
