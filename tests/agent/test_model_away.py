@@ -2,9 +2,13 @@
 
 import asyncio
 
+import pytest
+
 from infra.replay.replayed import replay
 from infra.replay.stored import recorded
 from tests.support.house import House
+from workers.agent.limits import pause_seconds
+from workers.kernel.ledger.runs import Run
 from workers.tools import TOOLS
 
 AWAY = """
@@ -63,3 +67,13 @@ async def test_a_run_that_has_waited_too_often_fails(house: House) -> None:
     await house.admin("update pam.runs set pauses = 20 where id = %s", run_id)
     run = await house.until(run_id)
     assert (run["status"], run["reason"]) == ("failed", "model_failed")
+
+
+@pytest.mark.parametrize("asked", [None, 0.0, 1.0, 30.0, 3600.0])
+def test_twenty_pauses_outlast_half_an_hour_whatever_the_model_asks_for(asked: float | None) -> None:
+    """A breaker that says 30 s each time, or a server that always says 1 s, ended runs within minutes."""
+    pauses = [pause_seconds(Run.model_construct(pauses=count), asked) for count in range(20)]
+    assert sum(pauses) > 1800
+    assert max(pauses) <= 300 * 1.25
+    if asked:
+        assert min(asked, 300) <= pauses[0] <= min(asked, 300) * 1.25

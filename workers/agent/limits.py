@@ -19,9 +19,12 @@ def wait_seconds(run: Run) -> float:
 
 
 def pause_seconds(run: Run, asked: float | None) -> float:
-    """How long a run waits for a model that is away: as long as it asked for, else ever longer; up to five minutes."""
-    wait = asked if asked is not None else 15.0 * 2**run.pauses
-    return min(max(wait, 1.0), 300.0) * random.uniform(1.0, 1.25)  # noqa: S311 - not all runs at once
+    """How long a run waits for a model that is away: first what was asked for, then ever longer, up to 300 s.
+
+    Twenty such waits are more than half an hour, whatever is asked for: a run outlives an outage, not only a hiccup.
+    """
+    wait = 15.0 * 2**run.pauses if asked is None else max(asked, 1.0) * 1.5**run.pauses
+    return min(wait, 300.0) * random.uniform(1.0, 1.25)  # noqa: S311 - not all runs at once
 
 
 def allowance(run: Run, *, models: Sequence[str], estimated_input_tokens: int) -> Allowance | Stop:
