@@ -9,7 +9,7 @@ from infra.cli.ask import run_id_of
 from infra.cli.person import CommandFailed, Person
 from infra.cli.setting import place
 from infra.cli.timeline import Timeline
-from infra.cli.timeline_reading import read_timeline
+from infra.cli.timeline_reading import LogReader
 from infra.cli.timeline_view import show_timeline
 from workers.kernel.ledger.events import Event
 from workers.kernel.ledger.runs import Run
@@ -30,5 +30,7 @@ async def timeline_of(person: Person, run: str) -> Timeline:
     if not rows:
         raise CommandFailed(f"there is no run {run} that you may see: `pam ask` prints a run's id")
     columns = "seq,type,payload,created_at"
-    log = [Event.model_validate(row) async for row in person.select_all("events", columns, by="seq", run_id=run)]
-    return read_timeline(Run.model_validate(rows[0]), log, now=datetime.now(UTC))
+    reader = LogReader(Run.model_validate(rows[0]))
+    async for row in person.select_all("events", columns, by="seq", run_id=run):
+        reader.read(Event.model_validate(row))
+    return reader.finish(now=datetime.now(UTC))

@@ -1,7 +1,7 @@
 """Reads a timeline out of a run's log: a pure function of the run's row, its events and the present moment."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -105,7 +105,7 @@ class _Reading:
     people: list[Span] = field(default_factory=list)
     unheld: list[Span] = field(default_factory=list)
     step: int = 0
-    text: str = ""
+    words: list[str] = field(default_factory=list)  # what the step has said
     asked_in_step: list[str] = field(default_factory=list)
     usage: UsageValue | None = None
     free: After | None = After.QUEUED  # why nobody holds the run; None while a worker does
@@ -124,9 +124,9 @@ class _Reading:
                 if _is_claim(following, told):
                     self._claimed(told, self.free or After.LOST, self.free_at or before)
             case StepStartedEvent():
-                self.step, self.text, self.asked_in_step, self.usage = self.step + 1, "", [], None
+                self.step, self.words, self.asked_in_step, self.usage = self.step + 1, [], [], None
             case TextMessageContentEvent(delta=delta):
-                self.text += delta
+                self.words.append(delta)
             case ToolCallStartEvent(tool_call_id=id, tool_call_name=tool):
                 self.calls[id] = _Call(self.step, tool, told)
                 self.asked_in_step.append(tool)
@@ -170,8 +170,8 @@ class _Reading:
         self.model.append(Span(told.at - timedelta(seconds=used.seconds), told.at))
         self.entries.append(
             Stepped(
-                seq=told.seq, at_seconds=self.after(told.at), step=self.step, model=used.model, text=self.text,
-                calls=tuple(self.asked_in_step), input_tokens=used.input_tokens,
+                seq=told.seq, at_seconds=self.after(told.at), step=self.step, model=used.model,
+                text="".join(self.words), calls=tuple(self.asked_in_step), input_tokens=used.input_tokens,
                 cached_input_tokens=used.cached_input_tokens, output_tokens=used.output_tokens,
                 is_estimated=used.is_estimated, cost_usd=used.cost_usd, took_seconds=used.seconds, finish=used.finish,
                 marks=(Mark.BROKE_OFF,) if used.finish in ("failed", "length", "refused") else (),
@@ -331,31 +331,50 @@ class _Reading:
         )  # fmt: skip
 
 
-def read_timeline(run: Run, log: Sequence[events.Event], *, now: datetime) -> Timeline:
-    """The timeline of a run from its row and its whole log. Raises LogUnreadable with the place."""
-    reading = _Reading(run, free_at=run.created_at)
-    told = list(_told(log))
-    before = run.created_at
-    for place, one in enumerate(told):
-        try:
-            reading.take(one, before, told[place + 1] if place + 1 < len(told) else None)
-        except ValidationError as error:
-            raise _odd(one.seq) from error
-        before = one.at
-    return reading.finish(before, now)
+class LogReader:
+    """Takes a log event by event, in its order: however long it is, no more of it is held than is shown."""
 
+    def __init__(self, run: Run) -> None:
+        self._reading = _Reading(run, free_at=run.created_at)
+        self._before = run.created_at
+        self._last: _Told | None = None  # understood once it is known what follows
 
-def _told(log: Sequence[events.Event]) -> Iterator[_Told]:
-    for place, row in enumerate(log, start=1):
+    def read(self, row: events.Event) -> None:
+        """The next event. Raises LogUnreadable with the place."""
+        place = self._last.seq + 1 if self._last else 1
         if row.seq != place:
             raise LogUnreadable(
                 f"the log of this run has seq {row.seq} where {place} must stand: "
                 "`pam events` shows what is there; a log of PAM's has no gap"
             )
         try:
-            yield _Told(row.seq, row.created_at, _EVENT.validate_python(row.payload))
+            told = _Told(row.seq, row.created_at, _EVENT.validate_python(row.payload))
         except ValidationError as error:
             raise _odd(row.seq) from error
+        self._take(told)
+        self._last = told
+
+    def finish(self, *, now: datetime) -> Timeline:
+        """The timeline, when the log is read to its end. Raises LogUnreadable with the place."""
+        self._take(None)
+        return self._reading.finish(self._before, now)
+
+    def _take(self, following: _Told | None) -> None:
+        if self._last is None:
+            return
+        try:
+            self._reading.take(self._last, self._before, following)
+        except ValidationError as error:
+            raise _odd(self._last.seq) from error
+        self._before = self._last.at
+
+
+def read_timeline(run: Run, log: Iterable[events.Event], *, now: datetime) -> Timeline:
+    """The timeline of a run from its row and its whole log. Raises LogUnreadable with the place."""
+    reader = LogReader(run)
+    for row in log:
+        reader.read(row)
+    return reader.finish(now=now)
 
 
 def _odd(seq: int) -> LogUnreadable:
