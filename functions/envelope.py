@@ -77,7 +77,7 @@ class BodyLimit:
             more = message.get("more_body", False)
             is_too_large = len(body) > self._max_bytes
         if is_too_large:
-            detail = f"A request may hold {self._max_bytes:,} bytes."
+            detail = f"A request may hold {self._max_bytes:,} bytes: put larger text into a workspace file and name it."
             answer = problems.problem(413, "too_large", detail, request_id=scope["request_id"])
             await answer(scope, receive, send)
             return
