@@ -1,11 +1,14 @@
 """Parts other than workers end, freeze and forget in the middle of a run; the run comes to its end, and nothing happens twice."""
 
 import asyncio
+import os
 import random
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx
 import psutil
 import psycopg
 import pytest
@@ -26,6 +29,11 @@ turns:
     call: [{code_execution: {language: shell, code: "sleep 4"}}]
   - expect: {role: tool}
     say: "Slept."
+"""
+ANSWERS = """
+name: NAME
+when: NAME
+turns: [{expect: {role: user}, say: "Here."}]
 """
 CUT = """
 name: NAME
@@ -171,6 +179,46 @@ async def test_an_answer_that_is_cut_off_is_asked_for_again(lab: Lab) -> None:
     run_id, message = await lab.start(CUT)
     run = await lab.ended(run_id)
     assert run["steps"] == 1
+    assert not await lab.house.unused(message)
+
+
+async def test_a_function_that_freezes_after_its_commit_and_is_asked_again_has_started_one_run(lab: Lab) -> None:
+    """As Lambda freezes a function that has rung for its run, before its answer is out."""
+    message = await lab.house.script(ANSWERS)
+    session = await lab.ada.person.client.auth.get_session()
+    assert session is not None
+    headers = {"authorization": f"Bearer {session.access_token}", "idempotency-key": message}
+    path, asked = f"/v1/orgs/{lab.ada.org_id}/runs", {"agent": "engineer", "message": message}
+    blocked = "select pid from pg_stat_activity where %s = any (pg_blocking_pids(pid))"
+    started = "select id::text from pam.runs where org_id = %s and idempotency_key = %s"
+    function = Parts(facts=lab.facts).pid("functions")
+    async with httpx.AsyncClient(base_url=lab.facts.api_url, headers=headers, trust_env=False, timeout=40) as api:
+        async with await psycopg.AsyncConnection.connect(lab.facts.admin_dsn, autocommit=True) as gate:
+            of_ada = f"hashtextextended('pam runs of {lab.ada.person.user_id}', 0)"  # what start_run waits for
+            await gate.execute(f"select pg_advisory_lock({of_ada})")
+            first = asyncio.create_task(api.post(path, json=asked))
+            async with asyncio.timeout(20):
+                while not await lab.house.admin(blocked, gate.info.backend_pid):
+                    await asyncio.sleep(0.05)
+            os.kill(function, signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(20):
+                while not (runs := await lab.house.admin(started, lab.ada.org_id, message)):
+                    await asyncio.sleep(0.05)
+            first.cancel()  # the client has lost its patience
+            await asyncio.wait([first])
+            again = asyncio.create_task(api.post(path, json=asked))
+        finally:
+            os.kill(function, signal.SIGCONT)
+        answers = [await again, await api.post(path, json=asked)]
+    told = [(answer.status_code, answer.json()["run_id"], answer.json()["is_replay"]) for answer in answers]
+    assert first.cancelled()
+    assert told == [(202, runs[0]["id"], True)] * 2
+    assert await lab.house.admin(started, lab.ada.org_id, message) == runs
+    await lab.ended(runs[0]["id"])
+    assert await lab.claims(runs[0]["id"]) == 1
+    said = await lab.house.admin("select id from pam.messages where run_id = %s and role = 'user'", runs[0]["id"])
+    assert len(said) == 1
     assert not await lab.house.unused(message)
 
 
