@@ -30,7 +30,12 @@ _BUDGETS = (
         "where u.org_id = budget.org_id",
     ),
     ("pam_private.budget_use", "period", "and u.day >= pam_private.period_start(budget.period)", ""),
-    ("pam_private.budget_use", "its own is no other's", " and r.id is distinct from except_run", ""),
+    (
+        "pam_private.budget_use",
+        "its own is no other's",
+        "filter (where r.id is distinct from except_run) as held_usd",
+        "as held_usd",
+    ),
     ("pam_private.budget_use", "what calls hold", "coalesce(calls.cost_usd, 0)", "0"),
     (
         "pam_private.ceiling_fault",

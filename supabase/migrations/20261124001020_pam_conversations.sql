@@ -249,8 +249,11 @@ begin
   if run.task is not null then
     return pam_private.refusal('conflict', 'A job''s one call listens to nobody: cancel it, or let it end.');
   end if;
-  if coalesce(steer_run.message, '') !~ '\S' or char_length(steer_run.message) > 100000 then
-    return pam_private.refusal('invalid', 'A message has 1 to 100,000 characters.');
+  if coalesce(steer_run.message, '') !~ '\S' then
+    return pam_private.refusal('invalid', 'The message is empty: say what the agent should do.');
+  end if;
+  if char_length(steer_run.message) > 100000 then
+    return pam_private.refusal('too_large', 'A message may hold 100,000 characters: put larger text into a workspace file and name it.');
   end if;
   if (select count(*) from pam.messages m where m.org_id = run.org_id and m.run_id = run.id and m.role = 'user') >= 100 then
     return pam_private.refusal('limit', 'A run takes 100 messages: start another in its thread.');

@@ -22,7 +22,7 @@ from tests.faults.test_takeover import ANSWERS, WRITES
 RUNS_ON_THE_DISK = 3
 ENOSPC = "No space left on device"
 ROOM_BYTES = 24 * MIB  # what a worker short of memory may take on top of what it has
-THINKS = ANSWERS.replace('"Here."', '"Here.", hang_seconds: 1.5')
+THINKS = ANSWERS.replace('"Here."', '"Here.", hang_seconds: 4')
 HANGS = ANSWERS.replace('"Here."', '"Here.", hang_seconds: 60')
 
 
