@@ -69,6 +69,7 @@ async def test_a_run_is_stopped_in_the_middle_of_an_answer_when_its_budget_has_n
     async with asyncio.timeout(45):
         run = await house.until(run_id)
     assert (run["status"], run["reason"], run["steps"]) == ("failed", "budget", 0)
+    assert "pam.resumed" not in [e.get("name") for e in await house.events(run_id)], "its worker ended it"
     (used,) = (await ada.person.call("read_budgets", org_id=ada.org_id))["budgets"]
     assert used["used_seconds"] >= 1
     again = await replay(await recorded(ada.person, run_id), tools=TOOLS)
