@@ -104,12 +104,30 @@ _BUDGETS = (
     ("pam.read_budgets", "membership", "if mine is null then", _NEVER),
     ("pam.read_budgets", "whose", "and (b.user_id is null or b.user_id = me or mine >= 'admin')", ""),
 )
+_FREE = (
+    ("pam_worker.finish_call", "words", "not pam_private.has_words(run) and", ""),
+    ("pam_worker.finish_call", "budgets", " and not pam_private.shares_budget(run)", ""),
+    ("pam_private.shares_budget", "a job's run", "run.root_run is not null", "false"),
+    (
+        "pam_private.shares_budget",
+        "jobs",
+        "or exists (select from pam.runs r",
+        "or false and exists (select from pam.runs r",
+    ),
+)
 _CANCELLED = (
     ("pam_private.cancel_begotten", "its own", "and j.submitted_by_run = new.id", "and false"),
     ("pam_worker.submit_job", "nothing more", "if run.cancel_requested_at is not null then", _NEVER),
 )
 _PATH = (
     ("out of time", "workers/agent/turn.py", "case Halt.BUDGET:", "case Halt.BUDGET if False:", _RUNS),
+    (
+        "all calls are free",
+        _LOOP,
+        "self._is_free = all(call.is_free for call in carried.ended)",
+        "self._is_free = True",
+        _RUNS,
+    ),
     ("held is waited for", _LOOP, 'if refusal.code == "held":', "if False:", _RUNS),
     ("once more is reserved", _LOOP, "if failure.lacks_allowance and", "if False and", _RUNS),
     ("reserved is all", _LOOP, "is_all=begun.is_reserved", "is_all=False", _RUNS),
@@ -120,6 +138,7 @@ _PATH = (
 
 TARGETS = (
     *targets("budgets", _BUDGETS, "tests/database/test_budgets.py"),
+    *targets("budgets", _FREE, "tests/database/test_budgets.py"),
     *targets("cancelled", _CANCELLED, "tests/database/test_jobs.py"),
 )
 MUTATIONS = (*(target.mutation() for target in TARGETS), *edits("budgets", _PATH, _MODEL))

@@ -144,6 +144,13 @@ $$
 $$;
 comment on function pam_private.budget_use is 'What is used of a budget and what is held for what is under way, in one look.';
 
+create function pam_private.shares_budget(run pam.runs) returns boolean
+language sql stable security definer set search_path = '' as
+$$ select run.root_run is not null
+       or exists (select from pam.budgets b where b.org_id = run.org_id and (b.user_id is null or b.user_id = run.user_id))
+       or exists (select from pam.runs r where r.org_id = run.org_id and r.root_run = run.id) $$;
+comment on function pam_private.shares_budget is 'Whether there is a limit that this run shares with others.';
+
 create function pam_private.room(run pam.runs, call uuid default null)
 returns table (whose text, max_usd numeric, max_tokens numeric, max_steps numeric, max_seconds numeric,
                used_usd numeric, used_tokens numeric, used_steps numeric, used_seconds numeric, held_usd numeric, held_tokens numeric, held_steps numeric)
@@ -273,8 +280,7 @@ begin
   if pam_private.has_words(run) then
     return jsonb_build_object('messages', pam_private.take_messages(pam_private.hold(begin_step.run_id, begin_step.fence)));
   end if;
-  if run.root_run is null and not exists (select from pam.budgets b where b.org_id = run.org_id and (b.user_id is null or b.user_id = run.user_id))
-     and not exists (select from pam.runs r where r.org_id = run.org_id and r.root_run = run.id) then
+  if not pam_private.shares_budget(run) then
     return jsonb_build_object('output_tokens', begin_step.output_tokens, 'is_reserved', false);
   end if;
   run := pam_private.hold(begin_step.run_id, begin_step.fence);

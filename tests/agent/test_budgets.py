@@ -12,6 +12,11 @@ name: NAME
 when: NAME
 turns: [{expect: {role: user}, say: "Ten words are said here and not one more today.", seconds_per_word: 0.2}]
 """
+LOOKS = """
+name: NAME
+when: NAME
+turns: [{expect: {role: user}, call: [{file_list: {}}]}, {expect: {role: tool}, say: "Nothing."}]
+"""
 BREAKS = """
 name: NAME
 when: NAME
@@ -29,6 +34,13 @@ async def test_a_run_ends_where_the_budget_does_and_says_so(house: House) -> Non
     assert last["message"].startswith("The organisation's budget for this day (100 tokens) is used up")
     again = await replay(await recorded(ada.person, run_id), tools=TOOLS)
     assert again.difference is None
+
+
+async def test_a_step_after_a_call_asks_the_budget_again(house: House) -> None:
+    ada = await house.engineer()
+    await ada.person.call("set_budget", org_id=ada.org_id, period="day", max_steps=1)
+    run = await house.until(await ada.start(await house.script(LOOKS)))
+    assert (run["status"], run["reason"], run["steps"]) == ("failed", "budget", 1)
 
 
 async def test_a_run_waits_for_what_another_holds_and_then_goes_on(house: House) -> None:

@@ -1,5 +1,6 @@
 """The rows of the bench at small sizes: what they measure happens, what they compare with happens, and nothing is lost."""
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from infra.bench.queued import queue_runs
 from infra.bench.runs import Bench
 from infra.bench.steady_model import steady_model, steps_question
 from infra.cli.live import RunFollower
+from workers.kernel.worker_gateway import WorkerGateway
 
 
 @pytest.fixture
@@ -56,8 +58,18 @@ async def test_the_steady_model_calls_its_tool_as_often_as_it_is_asked_to(is_str
     assert "That is all." in answers[2]
 
 
-async def test_a_step_is_measured_with_everything_recorded(bench: Bench, database: Any) -> None:
+async def test_a_step_is_measured_with_everything_recorded(
+    bench: Bench, database: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = await counted(database, "select count(*) from pam.runs")
+    verbs: Counter[str] = Counter()
+    real = WorkerGateway.call
+
+    async def called(gateway: WorkerGateway, verb: str, **arguments: Any) -> Any:
+        verbs[verb] += 1
+        return await real(gateway, verb, **arguments)
+
+    monkeypatch.setattr(WorkerGateway, "call", called)
 
     row = await steps.durable_step(bench, few=1, many=3, runs=1)
 
@@ -70,6 +82,8 @@ async def test_a_step_is_measured_with_everything_recorded(bench: Bench, databas
     )
     runs -= before[0][0]
     assert (runs, taken, calls, said) == (4, 12, 8, 8), "a warm-up and one measurement, each of 1 and 3 steps"
+    assert verbs["begin_step"] == 4, "a step that nobody has a say in begins without a question"
+    assert (verbs["record_step"], verbs["begin_call"], verbs["finish_call"]) == (12, 8, 8)
 
 
 async def test_a_claim_is_heard_and_a_job_begins(bench: Bench, database: Any) -> None:

@@ -371,3 +371,27 @@ async def test_a_run_and_its_jobs_share_steps_and_time(database: Database) -> No
     await worked(database, second, 500)
     assert await late(database, first, second) == ["budget", "budget"]
     assert await begun(database, second) == "budget"
+
+
+@pytest.mark.parametrize("what", ["nothing", "words", "budget", "job", "its job"])
+async def test_a_calls_outcome_says_whether_the_next_step_may_begin_without_asking(
+    database: Database, what: str
+) -> None:
+    owner, org = await database.new_organization()
+    held = await under_way(database, owner, org)
+    if "job" in what:
+        job = await job_of(database, held)
+        held = held if what == "its job" else job
+    reading = call("file_list", "read")
+    await database.worker(
+        "record_step", **held, step=step(2 if what == "its job" else 1), calls=[reading], events=[custom()]
+    )
+    await database.worker("begin_call", **held, id=reading["id"])
+    match what:
+        case "words":
+            await database.rpc(owner, "steer_run", run_id=held["run_id"], message="And tests.")
+        case "budget":
+            await budget(database, owner, org, "day", max_cost_usd=5)
+    done = {"status": "succeeded", "result": "x", "events": [custom()]}
+    ended = await database.worker("finish_call", **held, id=reading["id"], **done)
+    assert ended["is_free"] is (what == "nothing")

@@ -62,6 +62,7 @@ class Loop:
         )
         self._slots = slots
         self._leaving = leaving
+        self._is_free = False  # the next step begins without asking: nobody has spoken, no budget asks
 
     @property
     def run(self) -> Run:
@@ -88,6 +89,7 @@ class Loop:
                     if any(call.is_answered for call in calls):
                         await events.append(self._hold, narration.recalled(self._run, transcript.snapshot(self._run)))
                     carried = await self._execution.carry_out(calls)
+                    self._is_free = all(call.is_free for call in carried.ended)
                     for call in carried.ended:
                         transcript.settled(call)
                         self._run = self._run.model_copy(update={"cost_usd": self._run.cost_usd + call.cost_usd})
@@ -210,6 +212,9 @@ class Loop:
                 self._run, models=self._model.names, estimated_input_tokens=estimate.input_tokens
             )
             if isinstance(allowed, Stop):
+                return allowed, spoken
+            if self._is_free:
+                self._is_free = False
                 return allowed, spoken
             try:
                 begun = await steps.begin(

@@ -49,7 +49,7 @@ class PlannedCall(BaseModel):
 
 
 class RecordedCall(PlannedCall):
-    """A row of pam.tool_calls."""
+    """A row of pam.tool_calls. `is_free`: when it ended, a step could begin without asking the database first."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -60,6 +60,7 @@ class RecordedCall(PlannedCall):
     origin: str | None = None
     cost_usd: Decimal = Decimal(0)
     decision: Decision | None = None
+    is_free: bool = False
 
     @property
     def is_ended(self) -> bool:
