@@ -135,6 +135,18 @@ async def cancel_run(run_id: UUID, gateway: GatewayDep) -> Changed:
     return await runs.cancel(gateway, run_id)
 
 
+@router.post("/runs/{run_id}/pause", status_code=202, summary="Let a run rest")
+async def pause_run(run_id: UUID, gateway: GatewayDep) -> Changed:
+    """It stops where it is, with its jobs, and loses nothing; safe to repeat. For its asker, admins and owners."""
+    return await runs.pause(gateway, run_id)
+
+
+@router.post("/runs/{run_id}/resume", status_code=202, summary="Let a paused run go on")
+async def resume_run(run_id: UUID, gateway: GatewayDep) -> Changed:
+    """It goes on where it stopped, with its jobs; its clock stood still."""
+    return await runs.resume(gateway, run_id)
+
+
 @router.post("/runs/{run_id}/retry", status_code=202, summary="Ask a run's question again")
 async def retry_run(run_id: UUID, gateway: GatewayDep, response: Response, how: Again = Again()) -> Changed:
     """A new run in the thread of one that failed or was cancelled, as its asker; answers the new one."""

@@ -85,6 +85,15 @@ async def run_cancel(env: dict[str, str], run: str, *, console: Console) -> dict
         return answer
 
 
+async def run_pause(env: dict[str, str], run: str, verb: str, *, console: Console) -> dict[str, Any]:
+    """Let a run rest (`pause_run`) or go on (`resume_run`)."""
+    async with place(env, progress=_dimly(console)) as where:
+        person = await where.person()
+        answer = await person.call(verb, run_id=run_id_of(run))
+        console.print(str(answer["message"]))
+        return answer
+
+
 async def read_events(env: dict[str, str], run: str) -> list[dict[str, Any]]:
     """The log of a run."""
     async with place(env, progress=lambda line: None) as where:

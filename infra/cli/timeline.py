@@ -98,10 +98,11 @@ class Released(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class Paused(Entry):
-    """No model answered, or others held what a budget had left: no worker was held until it came back by itself."""
+    """No model answered, others held what a budget had left, or a person paused it: no worker was held meanwhile."""
 
     kind: ClassVar[str] = "pause"
     sentence: str
+    is_by_person: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

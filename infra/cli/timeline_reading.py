@@ -185,7 +185,7 @@ class _Reading:
             case "pam.tool_outcome":
                 self._called(told, OutcomeValue.model_validate(value))
             case "pam.resumed":
-                after = self.free if self.free in (After.RELEASED, After.MODEL) else After.LOST
+                after = self.free if self.free in (After.RELEASED, After.MODEL, After.PEOPLE) else After.LOST
                 self._claimed(told, after, self.free_at or before, resumed=ResumedValue.model_validate(value))
             case "pam.lost":
                 lost = LostValue.model_validate(value)
@@ -200,9 +200,14 @@ class _Reading:
                 self.free, self.free_at = After.RELEASED, told.at
                 self.entries.append(Released(seq=told.seq, at_seconds=self.after(told.at)))
             case "pam.paused":
-                self.free, self.free_at = After.MODEL, told.at
-                sentence = PausedValue.model_validate(value).message
-                self.entries.append(Paused(seq=told.seq, at_seconds=self.after(told.at), sentence=sentence))
+                pause = PausedValue.model_validate(value)
+                is_by_person = pause.seconds is None
+                self.free, self.free_at = After.PEOPLE if is_by_person else After.MODEL, told.at
+                self.entries.append(
+                    Paused(
+                        seq=told.seq, at_seconds=self.after(told.at), sentence=pause.message, is_by_person=is_by_person
+                    )
+                )  # fmt: skip
             case "pam.steered":
                 content = SteeredValue.model_validate(value).content
                 self.entries.append(Steered(seq=told.seq, at_seconds=self.after(told.at), content=content))

@@ -62,9 +62,10 @@ class DecisionValue(Value):
 
 
 class PausedValue(Value):
-    """pam.paused: no model answered."""
+    """pam.paused: no model answered, and the run comes back by itself; without seconds a person has paused it."""
 
     message: str
+    seconds: float | None = None
 
 
 class SteeredValue(Value):

@@ -71,6 +71,8 @@ def _words(entry: Entry) -> str:
             return f"worker {_short(entry.worker)} was lost after step {entry.steps}, attempt {entry.attempt}{where}"
         case Released():
             return "the worker left in good order and gave the run back"
+        case Paused(is_by_person=True):
+            return f"the run rests: {_short(entry.sentence)}"
         case Paused():
             return f"no model answered, the run waits: {_short(entry.sentence)}"
         case Steered():

@@ -98,7 +98,12 @@ class RunView:
             case "pam.tool_outcome" if value["status"] != "succeeded":
                 self._line(f"    [yellow]{shown(value['tool'])}: {shown(value['status'])}[/yellow]")
             case "pam.paused":
-                self._line(f"[yellow]  … {shown(value['message'])} The run waits {value['seconds']:.0f} s.[/yellow]")
+                rest = (
+                    f"The run waits {value['seconds']:.0f} s."
+                    if "seconds" in value
+                    else "It rests until it is resumed."
+                )
+                self._line(f"[yellow]  … {shown(value['message'])} {rest}[/yellow]")
             case "pam.steered":
                 self._line(f"[cyan]  › {shown(value['content'])}[/cyan]")
             case "pam.resumed":

@@ -92,7 +92,7 @@ _BUDGETS = (
     ("pam_worker.begin_step", "words first", "if pam_private.has_words(run) then", _NEVER),
     ("pam_private.release_reserved", "released", "new.reserved_tokens := 0;", ""),
     ("pam_private.count_usage", "added", "cost_usd = u.cost_usd + excluded.cost_usd", "cost_usd = excluded.cost_usd"),
-    ("pam_private.start_job", "the first run", "(select coalesce(p.root_run, p.id) from", "(select null::uuid from"),
+    ("pam_private.start_job", "the first run", "coalesce(parent.root_run, parent.id)", "null"),
     ("pam.set_budget", "role", "if mine < 'admin' then", _NEVER),
     (
         "pam.set_budget",

@@ -14,7 +14,18 @@ UNIQUE = tuple(
 )
 TRIGGERS = tuple(
     f"tests/database/test_{name}.py"
-    for name in ("organizations", "verbs", "doorbell", "schema_changes", "consent", "approvals", "jobs", "parked")
+    for name in (
+        "organizations",
+        "verbs",
+        "doorbell",
+        "schema_changes",
+        "consent",
+        "approvals",
+        "jobs",
+        "parked",
+        "conversations",
+        "budgets",
+    )
 )
 
 _POLICIES: LiteralString = """

@@ -8,10 +8,8 @@ _LEASES, _FAIRNESS, _TALK = (f"tests/database/test_{name}.py" for name in ("leas
 _VERBS, _WRITES = "tests/database/test_verbs.py", "tests/attacks/test_sql_writes.py"
 
 _HEART = (
-    ("pam_worker.pulse_runs", "fence told", "h.fence is distinct from held.fence or ", ""),
+    ("pam_worker.pulse_runs", "fence told", "when h.fence is distinct from held.fence then", "when false then"),
     ("pam_worker.pulse_runs", "fence of a lease", " and l.fence = held.fence", ""),
-    ("pam_worker.pulse_runs", "status told", " or r.status is distinct from 'running'", ""),
-    ("pam_worker.pulse_runs", "status of a lease", " and r.status = 'running'", ""),
     ("pam_worker.pulse_runs", "locked heads", "for no key update of l skip locked", "for no key update of l"),
     (
         "pam_worker.pulse_runs",
@@ -92,6 +90,20 @@ _CHAIN = (
         "if True:",
         "tests/agent/test_preview.py",
     ),
+    (
+        "effects end first",
+        "workers/agent/turn.py",
+        "loop.between_effects() if halt is Halt.PAUSED else nullcontext()",
+        "nullcontext()",
+        "tests/agent/test_pause.py",
+    ),
+    (
+        "a run rests",
+        "workers/agent/turn.py",
+        "case Halt.PAUSED:",
+        "case Halt.PAUSED if False:",
+        "tests/agent/test_pause.py",
+    ),
     ("a run waits", "workers/agent/loop.py", "            if is_away(failure):", "            if False:", _AWAY),
 )
 _CONVERSATION = (
@@ -164,6 +176,36 @@ _CONVERSATION = (
     ),
     ("pam_worker.read_conversation", "what waits", "and not (o.status = 'queued' and o.after_run is not null)", ""),
     ("pam_worker.read_conversation", "rolled back", " and not o.is_rolled_back", ""),
+)
+_REST = (
+    ("pam_private.pausable", "membership", " or pam_private.role_in(run.org_id, me) is null", ""),
+    (
+        "pam_private.pausable",
+        "role",
+        "elsif pam_private.role_in(run.org_id, me) < (case",
+        "elsif false and pam_private.role_in(run.org_id, me) < (case",
+    ),
+    (
+        "pam_private.pausable",
+        "what is over",
+        "elsif run.status not in ('queued', 'running', 'interrupted') or run.cancel_requested_at is not null then",
+        "elsif false then",
+    ),
+    ("pam_private.let_rest", "jobs", "perform pam_private.let_rest(begotten, person);", ""),
+    ("pam_private.let_go_on", "jobs", "perform pam_private.let_go_on(begotten);", ""),
+    ("pam_private.let_go_on", "the clock", "r.deadline_at + (clock_timestamp() - r.paused_at)", "r.deadline_at"),
+    ("pam_private.let_go_on", "the bell", "then 1 else 0 end", "then 0 else 0 end"),
+    (
+        "pam_private.start_job",
+        "a resting parent",
+        "case when parent.ended_at is null then parent.paused_at end",
+        "null",
+    ),
+    ("pam_worker.claim_next", "what rests", "and r.paused_at is null and (r.due_at", "and (r.due_at"),
+    ("pam_worker.claim_run", "what rests", "if run.paused_at is not null then", _NEVER),
+    ("pam_worker.sweep_runs", "what rests", "when 'queued' then r.paused_at is null and (", "when 'queued' then ("),
+    ("pam_worker.pulse_runs", "what rests", "when r.paused_at is not null then 'paused'", ""),
+    ("pam_worker.release_run", "cancelled", "if run.cancel_requested_at is not null then", _NEVER),
 )
 _PARKED = (
     (
@@ -246,6 +288,7 @@ TARGETS = (
     *targets("next", _NEXT, _FAIRNESS),
     *targets("conversation", _CONVERSATION, _TALK),
     *targets("pause", _POSTPONED),
+    *targets("rest", _REST, ("tests/database/test_pause.py", "tests/database/test_run_machine.py")),
     *targets("parked", _PARKED, "tests/database/test_parked.py"),
     *targets("machine", _MACHINE, "tests/database/test_run_machine.py"),
 )

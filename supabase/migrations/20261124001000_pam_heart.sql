@@ -9,6 +9,7 @@ declare
   moment timestamptz := clock_timestamp();
   late uuid[] := array(select pam_private.out_of_time(pulse_runs.runs));
 begin
+  -- Whatever takes a run from its worker, its end too, raises the fence.
   if cardinality(pulse_runs.runs) <> cardinality(pulse_runs.fences) or cardinality(pulse_runs.runs) > 1000 then
     raise exception 'a pulse takes as many fences as runs, and up to 1,000' using errcode = '22023';
   end if;
@@ -17,14 +18,14 @@ begin
    where h.run_id in (
      select l.run_id from unnest(pulse_runs.runs, pulse_runs.fences) as held (run_id, fence)
        join pam_private.run_heads l on l.run_id = held.run_id and l.fence = held.fence
-       join pam.runs r on r.id = l.run_id and r.status = 'running'
       where l.lease_until < moment + make_interval(secs => pulse_runs.lease_seconds * 0.67)
         for no key update of l skip locked);
   return coalesce((
     select jsonb_agg(jsonb_build_object('run_id', stopped.run_id, 'reason', stopped.reason)) from (
       select held.run_id, case
-          when h.fence is distinct from held.fence or r.status is distinct from 'running' then 'fence_lost'
+          when h.fence is distinct from held.fence then 'fence_lost'
           when r.cancel_requested_at is not null then 'cancelled'
+          when r.paused_at is not null then 'paused'
           when r.deadline_at <= moment then 'deadline'
           when held.run_id = any(late) then 'budget'
           when coalesce(pam_private.role_in(r.org_id, r.user_id), 'viewer') < 'developer' then 'access_revoked' end as reason

@@ -10,9 +10,11 @@ comment on column pam.runs.after_run is 'The run of the same thread that must en
 alter table pam.runs add column due_at timestamptz, add column pauses int not null default 0;
 comment on column pam.runs.due_at is 'Until when a run waits for a model that is away.';
 comment on column pam.runs.pauses is 'How often it has waited so.';
+alter table pam.runs add column paused_at timestamptz, add column paused_by uuid;
+comment on column pam.runs.paused_at is 'Since when a person lets it rest: no worker takes it before it is resumed, and its clock stands still.';
 alter table pam.runs add column code_format int not null default 1;
 comment on column pam.runs.code_format is 'The newest format of a worker''s code that has worked on it (workers/kernel/code_format.py): only that or newer code takes it on.';
-create index runs_queued on pam.runs (org_id, priority desc, created_at) where status = 'queued' and after_run is null;
+create index runs_queued on pam.runs (org_id, priority desc, created_at) where status = 'queued' and after_run is null and paused_at is null;
 create index runs_running on pam.runs (org_id) where status = 'running';
 
 create function pam.limit_organization(org_id uuid, max_parallel_runs int) returns void
@@ -64,7 +66,7 @@ declare
 begin
   -- One probe of the index an organisation, round the circle of their ids.
   while cardinality(found_orgs) < most loop
-    select r.org_id into following from pam.runs r where r.status = 'queued' and r.after_run is null and r.org_id > last
+    select r.org_id into following from pam.runs r where r.status = 'queued' and r.after_run is null and r.paused_at is null and r.org_id > last
        and (r.due_at is null or r.due_at <= clock_timestamp()) order by r.org_id limit 1;
     if following is null and not is_round then
       is_round := true;
@@ -95,7 +97,7 @@ begin
   loop
     loop
       select r.* into run from pam.runs r join pam_private.run_heads h on h.run_id = r.id
-       where r.org_id = org and r.status = 'queued' and r.after_run is null and (r.due_at is null or r.due_at <= clock_timestamp())
+       where r.org_id = org and r.status = 'queued' and r.after_run is null and r.paused_at is null and (r.due_at is null or r.due_at <= clock_timestamp())
          and r.code_format <= claim_next.code_format
        order by r.priority desc, r.created_at limit 1 for update of h skip locked;
       exit when not found;

@@ -235,6 +235,7 @@ $$
 declare
   tools jsonb := pam_private.current_tools(job.org_id, job.agent_id);
   is_agent boolean := job.task = 'agent';
+  parent pam.runs;
   run pam.runs;
   thread uuid;
 begin
@@ -244,15 +245,16 @@ begin
                else tools ? job.task end) then
     return 'not_granted';
   end if;
+  select p.* into parent from pam.runs p where p.org_id = job.org_id and p.id = job.submitted_by_run;
   insert into pam.threads as t (org_id, title, created_by)
   values (job.org_id, 'Job: ' || coalesce(job.name, job.task), job.user_id) returning t.id into thread;
   insert into pam.runs as r (org_id, thread_id, agent_id, agent_version, user_id, max_steps, max_tokens, max_cost_usd, deadline_at,
-                             request_sha256, task, tainted_at, taint, root_run)
+                             request_sha256, task, tainted_at, taint, root_run, paused_at)
   values (job.org_id, thread, job.agent_id, job.agent_version, job.user_id, (job.limits -> 'max_steps')::int, (job.limits -> 'max_tokens')::int,
           (job.limits -> 'max_cost_usd')::numeric, clock_timestamp() + make_interval(secs => (job.limits -> 'max_seconds')::int),
           encode(sha256(convert_to(job.arguments::text, 'UTF8')), 'hex'),
           case when not is_agent then jsonb_build_object('tool', job.task, 'arguments', job.arguments) end, job.tainted_at, job.taint,
-          (select coalesce(p.root_run, p.id) from pam.runs p where p.org_id = job.org_id and p.id = job.submitted_by_run))
+          coalesce(parent.root_run, parent.id), case when parent.ended_at is null then parent.paused_at end)
   returning * into run;
   insert into pam_private.run_claims (run_id, claims)
   values (run.id, coalesce((select c.claims from pam_private.run_claims c

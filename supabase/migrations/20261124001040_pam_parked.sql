@@ -40,6 +40,7 @@ begin
     perform pam_private.end_run(run, 'cancelled', 'cancelled', 'The run was cancelled.');
     return pam_private.refusal('ended', 'The run was cancelled.');
   end if;
+  if run.paused_at is not null then return pam_private.refusal('paused', 'Somebody lets the run rest.'); end if;
   if coalesce(pam_private.role_in(run.org_id, run.user_id), 'viewer') < 'developer' then
     perform pam_private.end_run(run, 'failed', 'access_revoked', 'The person who asked may not work in this organisation any more.');
     return pam_private.refusal('ended', 'The asker lost access.');
@@ -89,7 +90,7 @@ begin
        and case r.status
              when 'running' then coalesce(h.lease_until, '-infinity') < clock_timestamp()
              when 'interrupted' then r.interrupted_at < clock_timestamp() - interval '7 days' or r.cancel_requested_at is not null
-             else h.rung_at < clock_timestamp() - interval '10 s' or r.deadline_at < clock_timestamp() end
+             else r.paused_at is null and (h.rung_at < clock_timestamp() - interval '10 s' or r.deadline_at < clock_timestamp()) end
      order by r.created_at limit max_runs
      for update of h skip locked
   loop
@@ -99,7 +100,7 @@ begin
        and case r.status
              when 'running' then coalesce(head.lease_until, '-infinity') < clock_timestamp()
              when 'interrupted' then r.interrupted_at < clock_timestamp() - interval '7 days' or r.cancel_requested_at is not null
-             when 'queued' then head.rung_at < clock_timestamp() - interval '10 s' or r.deadline_at < clock_timestamp()
+             when 'queued' then r.paused_at is null and (head.rung_at < clock_timestamp() - interval '10 s' or r.deadline_at < clock_timestamp())
              else false end;
     continue when not found;
     if run.status = 'running' then

@@ -76,7 +76,8 @@ async def test_a_working_run_is_told_with_what_went_wrong(desk: Desk, house: Hou
         "fly (read) refused in",
         "[retry]",
         "s in all: model",
-        "refused 1, failed 2",
+        "refused 1",
+        "failed 2",
     ):
         assert words in told_words, (words, told_words)
 

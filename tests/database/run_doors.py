@@ -15,7 +15,7 @@ from tests.support.database import DEFINITION, Database
 
 _RUNS = """
 select r.id, r.status::text, r.reason, r.turn, r.attempt, r.steps, r.pauses, r.cost_usd, r.cancel_requested_at is not null as is_cancelling,
-       r.after_run is not null as is_waiting, r.is_rolled_back, r.tainted_at is not null as is_tainted, r.retried_by,
+       r.after_run is not null as is_waiting, r.paused_at is not null as is_paused, r.is_rolled_back, r.tainted_at is not null as is_tainted, r.retried_by,
        h.fence, h.last_seq, h.lease_until is not null as has_lease, coalesce(h.lease_until > clock_timestamp(), false) as is_leased,
        (select count(*) from pam.steps s where s.org_id = r.org_id and s.run_id = r.id) as counted_steps,
        (select coalesce(jsonb_object_agg(c.id, c.status), '{}') from pam.tool_calls c where c.org_id = r.org_id and c.run_id = r.id) as calls,

@@ -116,6 +116,27 @@ class Model:
         self._end(run, "cancelled", "cancelled")
         return "ok: at once"
 
+    def pause(self, person: str, run: Run) -> str:
+        if fault := self._unpausable(person, run):
+            return fault
+        run.is_paused = True
+        return "ok"
+
+    def resume(self, person: str, run: Run) -> str:
+        if fault := self._unpausable(person, run):
+            return fault
+        if not run.is_paused:
+            return "conflict: it does not rest"
+        run.is_paused = run.is_unheard = False
+        if run.status == "queued" and not run.is_waiting:
+            run.turn += 1
+        return "ok"
+
+    def _unpausable(self, person: str, run: Run) -> str | None:
+        if not self._rules(person, run):
+            return "forbidden"
+        return None if run.is_unfinished and not run.is_cancelling else "conflict"
+
     def steer(self, person: str, run: Run, text: str) -> str:
         if not self._rules(person, run):
             return "forbidden"
@@ -167,14 +188,15 @@ class Model:
             return "not_queued"
         if run.is_waiting:
             return "waiting"
+        if run.is_paused:
+            return "paused"
         for ends, reason in (
-            (run.is_cancelling, "cancelled"),
             (not self._ranks(run.asker, "developer"), "access_revoked"),
             (run.is_late, "deadline"),
             (run.attempt >= MOST_ATTEMPTS, "attempts"),
         ):
             if ends:
-                self._end(run, "cancelled" if reason == "cancelled" else "failed", reason)
+                self._end(run, "failed", reason)
                 return f"ended: {reason}"
         if self._is_full():
             return "full"
@@ -196,7 +218,11 @@ class Model:
 
     def ready(self) -> list[Run]:
         """What a worker may be given, the most pressing first."""
-        runs = [run for run in self.runs if run.status == "queued" and not run.is_waiting and not run.is_postponed]
+        runs = [
+            run
+            for run in self.runs
+            if run.status == "queued" and not (run.is_waiting or run.is_paused or run.is_postponed)
+        ]
         return sorted(runs, key=lambda run: (-run.priority, self.runs.index(run)))
 
     def pulse(self, holds: list[Hold]) -> list[tuple[Run, str]]:
@@ -210,6 +236,7 @@ class Model:
             run.lease = "live"
             for stops, reason in (
                 (run.is_cancelling, "cancelled"),
+                (run.is_paused, "paused"),
                 (run.is_late, "deadline"),
                 (not self._ranks(run.asker, "developer"), "access_revoked"),
             ):
@@ -308,6 +335,9 @@ class Model:
     def release(self, hold: Hold) -> str:
         if fault := self._fault(hold, still_member=False):
             return fault
+        if hold.run.is_cancelling:
+            self._end(hold.run, "cancelled", "cancelled")
+            return "ok: cancelled"
         self._requeue(hold.run, attempt=max(hold.run.attempt - 1, 0))
         self._let_go(hold.run)
         return "ok"
@@ -354,5 +384,5 @@ def _is_due(run: Run, lease: str | None, is_unheard: bool) -> bool:
         case "interrupted":
             return run.is_forgotten or run.is_cancelling
         case "queued":
-            return is_unheard or run.is_late
+            return not run.is_paused and (is_unheard or run.is_late)
     return False

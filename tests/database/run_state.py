@@ -70,6 +70,7 @@ class Run:
     is_waiting: bool = False
     is_cancelling: bool = False
     is_late: bool = False  # past its deadline
+    is_paused: bool = False
     is_postponed: bool = False
     is_unheard: bool = False  # nobody came for it since it rang
     is_forgotten: bool = False  # nobody decides for a week
@@ -91,7 +92,7 @@ class Run:
             "status": self.status, "reason": self.reason, "turn": self.turn, "attempt": self.attempt, "fence": self.fence,
             "steps": self.steps, "counted_steps": self.steps, "pauses": self.pauses, "cost_usd": self.cost_usd,
             "has_lease": self.lease is not None, "is_leased": self.lease == "live", "is_waiting": self.is_waiting,
-            "is_cancelling": self.is_cancelling, "is_rolled_back": self.is_rolled_back, "is_tainted": self.is_tainted,
+            "is_cancelling": self.is_cancelling, "is_paused": self.is_paused, "is_rolled_back": self.is_rolled_back, "is_tainted": self.is_tainted,
             "retried_by": self.retried_by.id if self.retried_by else None, "lost": self.lost,
             "calls": {str(call.id): call.status for call in self.calls}, "terminals": 0 if self.is_unfinished else 1,
         }  # fmt: skip

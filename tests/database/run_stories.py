@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from tests.database.run_machine import CAP, CEILING, NUMBER, OUTCOME, PERSON, SOME_TOOLS, RunMachine
-from tests.database.run_state import Hold
+from tests.database.run_state import UNFINISHED, Hold, Run
 
 
 class RunStories(RunMachine):
@@ -20,6 +20,20 @@ class RunStories(RunMachine):
                 return good[-1 - number % len(good)]
             self.claim_next()
         return None
+
+    @precondition(has_runs)
+    @rule(person=PERSON, number=NUMBER, is_over=st.booleans())
+    def pause_run(self, person: str, number: int, is_over: bool) -> None:
+        resting = [run for run in self.model.runs if run.is_paused and run.is_unfinished]
+        if is_over and resting:
+            return self._pause(person, resting[number % len(resting)], "resume")
+        return self._pause(
+            person, self.a_run(number, *(UNFINISHED if number % 3 else ())), "resume" if is_over else "pause"
+        )
+
+    def _pause(self, person: str, run: Run, verb: str) -> None:
+        expected = (self.model.pause if verb == "pause" else self.model.resume)(person, run)
+        self.expect(f"{verb}_run", self.rpc(person, f"{verb}_run", run_id=run.id), expected)
 
     @precondition(has_runs)
     @rule(tools=SOME_TOOLS, number=NUMBER, status=OUTCOME, ceiling_usd=CEILING)

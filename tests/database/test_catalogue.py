@@ -173,7 +173,7 @@ EXECUTE = {
                 "sealing_key", "add_connection", "rotate_connection", "remove_connection",
                 "write_files", "read_workspace", "list_workspace", "record_checkout", "explain_changes",
                 "read_policy", "set_policy", "reset_policy", "decide", "make_decision_link", "read_decision_link", "decide_by_link",
-                "allow_host", "disallow_host", "set_budget", "read_budgets",
+                "allow_host", "disallow_host", "set_budget", "read_budgets", "pause_run", "resume_run",
                 "cancel_job", "retry_job",
             )
         ),

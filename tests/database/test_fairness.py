@@ -137,7 +137,7 @@ async def test_what_has_ended_costs_a_claim_nothing(database: Database) -> None:
         for index, query in (
             (
                 "runs_queued",
-                "select org_id from pam.runs where status = 'queued' and after_run is null and org_id > %s order by 1 limit 1",
+                "select org_id from pam.runs where status = 'queued' and after_run is null and paused_at is null and org_id > %s order by 1 limit 1",
             ),
             ("runs_running", "select count(*) from pam.runs where org_id = %s and status = 'running'"),
         ):

@@ -187,9 +187,9 @@ async def test_the_api_describes_itself(api: httpx.AsyncClient) -> None:
             assert "application/problem+json" in operation["responses"]["default"]["content"], path
             is_signed_in = path.startswith("/v1/") and not path.startswith("/v1/decisions/")
             assert bool(operation.get("security")) == is_signed_in, path
-    assert len(document["paths"]) == 17
+    assert len(document["paths"]) == 19
     assert {"start_run", "steer_run", "say", "follow", "cancel_run", "retry_run"} <= operations_by_id
-    assert len(operations_by_id) == 21
+    assert len(operations_by_id) == 23
 
 
 def test_a_missing_setting_is_named_and_no_secret_is_shown() -> None:

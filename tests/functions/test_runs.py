@@ -100,6 +100,20 @@ async def test_a_queued_run_is_cancelled_at_once_and_only_once(
     assert (await api.get(f"/v1/runs/{run_id}", headers=ann.headers)).json()["status"] == "cancelled"
 
 
+async def test_a_run_rests_and_goes_on(pam: Pam, api: httpx.AsyncClient, ann: Person, run_id: str) -> None:
+    dora = await pam.person(org_id=ann.org_id, role="developer")
+    pause, resume = (f"/v1/runs/{run_id}/{verb}" for verb in ("pause", "resume"))
+    assert (await api.post(resume, headers=ann.headers)).status_code == 409, "it does not rest"
+    assert (await api.post(pause, headers=dora.headers)).status_code == 403
+    for _ in range(2):
+        paused = await api.post(pause, headers=ann.headers)
+        assert (paused.status_code, paused.json()["status"]) == (202, "queued")
+    assert (await api.get(f"/v1/runs/{run_id}", headers=ann.headers)).json()["paused_at"] is not None
+    assert (await api.post(resume, headers=ann.headers)).status_code == 202
+    run = (await api.get(f"/v1/runs/{run_id}", headers=ann.headers)).json()
+    assert (run["paused_at"], run["turn"]) == (None, 2)
+
+
 async def test_what_a_cancelled_run_was_asked_is_asked_again(
     pam: Pam, api: httpx.AsyncClient, ann: Person, run_id: str
 ) -> None:

@@ -59,6 +59,8 @@ async def test_a_foreign_and_an_absent_thing_answer_alike(
         ("GET", "/v1/runs/{run}", None),
         ("GET", "/v1/runs/{run}/events", None),
         ("POST", "/v1/runs/{run}/cancel", None),
+        ("POST", "/v1/runs/{run}/pause", None),
+        ("POST", "/v1/runs/{run}/resume", None),
         ("POST", "/v1/runs/{run}/retry", None),
         ("POST", "/v1/runs/{run}/answer", {"answer": "yes"}),
     ]

@@ -6,6 +6,7 @@ policy, the run's budget, a person's consent, the intent; run under time, size a
 
 import asyncio
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
@@ -58,6 +59,7 @@ class Execution:
         self._tools = {tool.name: tool for tool in tools}
         self._services = services
         self._slots = slots
+        self.gate = asyncio.Lock()  # held while an effect is under way
 
     async def carry_out(self, calls: tuple[RecordedCall, ...]) -> Carried:
         """Reads run side by side, effects one by one, in the order in which the model asked.
@@ -79,6 +81,10 @@ class Execution:
 
     async def _settle(self, call: RecordedCall) -> RecordedCall | Ask:
         """The path from its beginning to its end, or to the question that a person must decide first."""
+        async with nullcontext() if call.effect is CallEffect.READ else self.gate:
+            return await self._pass(call)
+
+    async def _pass(self, call: RecordedCall) -> RecordedCall | Ask:
         began = time.monotonic()
         prepared = await self._prepared(call, began)
         if not isinstance(prepared, _Prepared):

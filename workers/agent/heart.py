@@ -24,6 +24,7 @@ class Halt(StrEnum):
     """Why a run must stop where it is."""
 
     CANCELLED = "cancelled"
+    PAUSED = "paused"
     DEADLINE = "deadline"
     BUDGET = "budget"
     ACCESS_REVOKED = "access_revoked"

@@ -1,5 +1,6 @@
 """The loop of one run: think, decide, act, record, until it ends, waits or is taken away."""
 
+import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -68,6 +69,10 @@ class Loop:
     def run(self) -> Run:
         """The run with its newest totals."""
         return self._run
+
+    def between_effects(self) -> asyncio.Lock:
+        """Held, it keeps the run from beginning an effect: whoever has it knows that none is under way."""
+        return self._execution.gate
 
     async def advance(self) -> None:
         """Work until the run has ended or waits. Raises FenceLost, AccessRevoked, Unavailable, Leaving."""

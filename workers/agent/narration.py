@@ -160,6 +160,11 @@ def paused(sentence: str, seconds: float) -> list[Event]:
     return _told(CustomEvent(name="pam.paused", value={"message": sentence, "seconds": round(seconds, 1)}))
 
 
+def rests() -> list[Event]:
+    """A person has paused the run: it rests until somebody resumes it."""
+    return _told(CustomEvent(name="pam.paused", value={"message": "A person has paused the run."}))
+
+
 def released() -> list[Event]:
     """The worker leaves in good order and gives the run back: whoever claims it next takes over from nobody lost."""
     return _told(CustomEvent(name="pam.released", value={}))

@@ -1,6 +1,7 @@
 """One turn of a run from claim to its end, with the worker's heart beside it."""
 
 import asyncio
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,8 +80,10 @@ class Turns:
             if work.done():
                 return work.result()
             halt = halted.result()
-            work.cancel()
-            await asyncio.wait({work})
+            # Who pauses a run means to lose nothing: whether an effect took place is known once it has ended.
+            async with loop.between_effects() if halt is Halt.PAUSED else nullcontext():
+                work.cancel()
+                await asyncio.wait({work})
             if work.done() and not work.cancelled() and work.exception() is None:
                 return None  # it ended in the same instant: that end stands
             log.info("run halted", reason=halt.value)
@@ -97,6 +100,9 @@ class Turns:
                     await loop.fail("stopped", "Whoever runs the workers stopped this run.")
                 case Halt.ACCESS_REVOKED:
                     raise AccessRevoked("the asker lost access")
+                case Halt.PAUSED:
+                    await events.append(hold, narration.rests())
+                    await runs.release(hold)
                 case Halt.LEAVING:
                     await self._release(hold)
                 case Halt.FENCE_LOST:

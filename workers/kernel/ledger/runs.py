@@ -71,6 +71,7 @@ class Run(BaseModel):
     pauses: int = 0
     due_at: datetime | None = None
     after_run: UUID | None = None
+    paused_at: datetime | None = None
     is_rolled_back: bool = False
     retried_by: UUID | None = None
     created_at: datetime
@@ -231,6 +232,16 @@ async def list_newest(
 async def cancel(gateway: "CallerGateway", run_id: UUID) -> Changed:
     """Stop a run: at once when no worker holds it, else at its next step. Raises Refused."""
     return Changed.model_validate(await gateway.rpc("cancel_run", {"run_id": str(run_id)}))
+
+
+async def pause(gateway: "CallerGateway", run_id: UUID) -> Changed:
+    """Let a run rest, with its jobs' runs, until it is resumed. Raises Refused."""
+    return Changed.model_validate(await gateway.rpc("pause_run", {"run_id": str(run_id)}))
+
+
+async def resume(gateway: "CallerGateway", run_id: UUID) -> Changed:
+    """Let a paused run go on, with its jobs' runs. Raises Refused."""
+    return Changed.model_validate(await gateway.rpc("resume_run", {"run_id": str(run_id)}))
 
 
 async def answer(gateway: "CallerGateway", run_id: UUID, text: str) -> Changed:
