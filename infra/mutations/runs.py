@@ -39,7 +39,6 @@ _NEXT = (
         "perform pg_advisory_xact_lock(hashtextextended('pam claims of ' || run.org_id, 0));",
         "",
     ),
-    ("pam_worker.claim_next", "a full organisation is passed over", "where not pam_private.is_full(w.org_id)", ""),
     (
         "pam_worker.claim_next",
         "fewest under way first",
@@ -57,7 +56,6 @@ _NEXT = (
         "newer code's runs",
         "and r.code_format <= claim_next.code_format",
         "",
-        "tests/faults/test_deploy.py",
     ),
     ("pam_worker.claim_next", "what is in hand", "for update of h skip locked", "for update of h"),
     (

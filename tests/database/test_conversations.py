@@ -167,6 +167,22 @@ async def test_ten_messages_at_once_are_ten_runs_in_a_row(database: Database) ->
     assert runs == set()
 
 
+async def test_nothing_follows_while_a_run_of_the_thread_is_under_way(database: Database) -> None:
+    talk = await Talk.begun(database)
+    waiting = (await talk.say("The second.", if_busy="queue"))["run_id"]
+    await database.admin("select pam_private.let_next_follow(%s, %s)", talk.org, talk.thread)
+    assert str((await talk.row(waiting))["after_run"]) == str(talk.run)
+
+
+async def test_a_run_takes_what_is_said_to_it_once_and_nothing_that_is_said_to_another(database: Database) -> None:
+    talk = await Talk.begun(database)
+    held = {"run_id": talk.run, "fence": talk.fence}
+    await talk.say("The second.", if_busy="queue")
+    for words in ("And be brief.", "And friendly."):
+        await database.rpc(talk.owner, "steer_run", run_id=talk.run, message=words)
+        assert [said["content"] for said in await database.worker("take_messages", **held)] == [words]
+
+
 async def test_a_run_that_was_left_waiting_is_found_by_the_sweep(database: Database) -> None:
     talk = await Talk.begun(database)
     waiting = (await talk.say("The second.", if_busy="queue"))["run_id"]
@@ -230,6 +246,7 @@ async def test_who_may_answer_may_speak_and_nobody_else(database: Database) -> N
         assert code(await database.rpc(talk.owner, "steer_run", run_id=talk.run, message=bad)) == expected
     await database.admin("update pam.runs set task = '{}' where id = %s", talk.run)
     assert code(await database.rpc(talk.owner, "steer_run", run_id=talk.run, message="x")) == "conflict"
+    await database.admin("update pam.runs set task = null where id = %s", talk.run)
     await database.rpc(talk.owner, "cancel_run", run_id=talk.run)
     assert code(await database.rpc(talk.owner, "steer_run", run_id=talk.run, message="x")) == "conflict"
     assert await audit(database, talk.org, "run.steer") == [False, False, True]

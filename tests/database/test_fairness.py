@@ -65,10 +65,40 @@ async def test_a_cap_holds_whoever_claims_at_the_same_moment(database: Database)
         *(database.worker("claim_run", run_id=run, turn=1, worker="w", lease_seconds=30) for run in runs)
     )
     assert sorted({answer["refused"]["code"] for answer in by_name}) == ["full", "not_queued"]
-    beside, _ = await queued(database, 1)
+    beside, _ = await queued(database, 1, cap=1)
     assert await orgs_of(database, 1) == [beside], "a full organisation stands in nobody's way"
     running = "select count(*) as n from pam.runs where status = 'running' and org_id = %s"
     assert (await database.admin(running, org))[0]["n"] == 3
+
+
+async def test_a_claim_waits_for_the_one_before_it_to_know_whether_there_is_a_place(database: Database) -> None:
+    _, runs = await queued(database, 2, cap=1)
+    claim = "select pam_worker.claim_run(%s, 1, 'w', 30)"
+    async with (
+        await psycopg.AsyncConnection.connect(database.worker_dsn) as first,
+        await psycopg.AsyncConnection.connect(database.worker_dsn) as second,
+    ):
+        await first.execute(claim, [runs[0]])
+        later = asyncio.create_task(second.execute(claim, [runs[1]]))
+        async with asyncio.timeout(10):
+            while not later.done() and not await database.admin(
+                "select 1 where %s = any (pg_blocking_pids(%s))", first.info.backend_pid, second.info.backend_pid
+            ):
+                await asyncio.sleep(0.01)
+        await first.commit()
+        (answer,) = await (await later).fetchone() or ({},)
+    assert answer["refused"]["code"] == "full"
+
+
+async def test_what_newer_code_has_worked_on_is_left_to_it(database: Database) -> None:
+    _, (newer, older) = await queued(database, 2)
+    await database.admin("update pam.runs set code_format = 3 where id = %s", newer)
+    claim = {"worker": "w", "lease_seconds": 30}
+    assert UUID((await database.worker("claim_next", **claim, code_format=2))["run"]["id"]) == older
+    assert await database.worker("claim_next", **claim, code_format=2) is None
+    assert UUID((await database.worker("claim_next", **claim, code_format=4))["run"]["id"]) == newer
+    rows = await database.admin("select id, code_format from pam.runs")
+    assert {row["id"]: row["code_format"] for row in rows} == {older: 2, newer: 4}
 
 
 async def test_a_place_that_is_free_again_is_taken_again(database: Database) -> None:
