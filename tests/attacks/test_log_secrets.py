@@ -89,6 +89,6 @@ async def test_a_secret_as_the_name_of_a_field_is_not_shown(journal: Journal) ->
     ],
 )
 def test_no_line_makes_the_redaction_run_for_ever(text: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     assert read_line(line("x", told=text)) is not None
-    assert time.monotonic() - began < 2
+    assert time.process_time() - began < 2

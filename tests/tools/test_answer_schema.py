@@ -127,10 +127,10 @@ def test_a_reference_to_a_definition_and_the_draft_s_own_name_are_taken() -> Non
 )
 def test_an_answer_too_large_for_its_schema_is_told_at_once(items: dict[str, Any], answer: Any) -> None:
     schema = answer_schema.checked({"type": "object", "properties": {"a": {"items": items}}})
-    began = time.monotonic()
+    began = time.process_time()
     (told,) = answer_schema.faults(json.dumps(answer), schema)
     assert "The answer is too large to be held against this schema" in told
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize("number", ["9" * 4_000, "1e400", "-1e400"])

@@ -264,11 +264,11 @@ async def test_globs_are_over_whole_paths(bench: Bench, pattern: str, paths: lis
 @pytest.mark.parametrize("pattern", ["*a" * 199 + "b", "**/" * 133 + "b", "*" * 399 + "b", "**a" * 133])
 async def test_a_glob_of_many_stars_takes_no_time(pattern: str) -> None:
     wanted = PathPattern(pattern)
-    began = time.monotonic()
+    began = time.process_time()
     for _ in range(100):
         wanted.matches("a" * 400)
         wanted.matches("a/" * 199 + "a")
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_the_globs_one_pass_finds_what_trying_every_way_finds() -> None:

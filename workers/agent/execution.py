@@ -59,7 +59,7 @@ class Execution:
         self._tools = {tool.name: tool for tool in tools}
         self._services = services
         self._slots = slots
-        self.gate = asyncio.Lock()  # held while an effect is under way
+        self.gate = asyncio.Lock()  # held while an effect is under way that could not be repeated
 
     async def carry_out(self, calls: tuple[RecordedCall, ...]) -> Carried:
         """Reads run side by side, effects one by one, in the order in which the model asked.
@@ -81,7 +81,9 @@ class Execution:
 
     async def _settle(self, call: RecordedCall) -> RecordedCall | Ask:
         """The path from its beginning to its end, or to the question that a person must decide first."""
-        async with nullcontext() if call.effect is CallEffect.READ else self.gate:
+        tool = self._tools.get(call.tool)
+        may_be_cut = call.effect is CallEffect.READ or tool is None or tool.is_repeatable
+        async with nullcontext() if may_be_cut else self.gate:
             return await self._pass(call)
 
     async def _pass(self, call: RecordedCall) -> RecordedCall | Ask:

@@ -71,7 +71,7 @@ class Loop:
         return self._run
 
     def between_effects(self) -> asyncio.Lock:
-        """Held, it keeps the run from beginning an effect: whoever has it knows that none is under way."""
+        """Held, it keeps the run from beginning what could not be repeated, and nothing of that kind is under way."""
         return self._execution.gate
 
     async def advance(self) -> None:
