@@ -4,8 +4,8 @@ import hashlib
 
 from infra.local.stack import ROOT
 
-LANDED = "20261124000800"  # the newest of them
-SHA256 = "dd9170e8805d50cfa0c3d548b957ea33bf3d0da1ad37a41f5d65f5982c4c7af5"  # of all of them, joined
+LANDED = "20261124001070"  # the newest of them
+SHA256 = "d7202fcda46482c9d03aede501b3a767be3220a616290f89eaafc02de5c655ef"  # of all of them, joined
 
 
 def test_no_migration_that_has_landed_is_changed() -> None:
