@@ -201,7 +201,7 @@ _REST = (
     ),
     ("pam_worker.claim_next", "what rests", "and r.paused_at is null and (r.due_at", "and (r.due_at"),
     ("pam_worker.claim_run", "what rests", "if run.paused_at is not null then", _NEVER),
-    ("pam_worker.sweep_runs", "what rests", "when 'queued' then r.paused_at is null and (", "when 'queued' then ("),
+    ("pam_worker.sweep_runs", "what rests", "else r.paused_at is null and (", "else ("),
     ("pam_worker.pulse_runs", "what rests", "when r.paused_at is not null then 'paused'", ""),
     ("pam_worker.release_run", "cancelled", "if run.cancel_requested_at is not null then", _NEVER),
 )

@@ -100,7 +100,7 @@ begin
        and case r.status
              when 'running' then coalesce(head.lease_until, '-infinity') < clock_timestamp()
              when 'interrupted' then r.interrupted_at < clock_timestamp() - interval '7 days' or r.cancel_requested_at is not null
-             when 'queued' then r.paused_at is null and (head.rung_at < clock_timestamp() - interval '10 s' or r.deadline_at < clock_timestamp())
+             when 'queued' then head.rung_at < clock_timestamp() - interval '10 s' or r.deadline_at < clock_timestamp()
              else false end;
     continue when not found;
     if run.status = 'running' then

@@ -84,6 +84,17 @@ async def test_two_hundred_hosts_are_enough_even_at_once(database: Database) -> 
         *(database.rpc(owner, "allow_host", org_id=org, host=f"more{n}.example.com") for n in range(8))
     )
     assert sorted(code(answer) for answer in answers) == [""] * 3 + ["limit"] * 5
+    await database.rpc(owner, "disallow_host", org_id=org, host="h1.example.com")
+    async with database.person(owner) as first:
+        allow = "select pam.allow_host(%s, %s)"
+        await first.execute(allow, [org, "last.example.com"])
+        later = asyncio.create_task(database.rpc(owner, "allow_host", org_id=org, host="one-more.example.com"))
+        async with asyncio.timeout(10):
+            while not later.done() and not await database.admin(
+                "select 1 from pg_stat_activity where %s = any (pg_blocking_pids(pid))", first.info.backend_pid
+            ):
+                await asyncio.sleep(0.01)
+    assert code(await later) == "limit", "it has waited for the one before it"
 
 
 async def test_what_is_not_on_the_list_cannot_be_taken_off(database: Database) -> None:
