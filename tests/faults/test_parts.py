@@ -1,6 +1,6 @@
 """Parts other than workers end, freeze and forget in the middle of a run; the run comes to its end, and nothing happens twice.
 
-Two boundaries of the run for each part, by a seed; `PAM_EVERY_BOUNDARY=1` takes all of them, in half an hour.
+Two boundaries of the run for each part, by a seed; `PAM_EVERY_BOUNDARY=1` takes all of them, in twenty minutes.
 """
 
 import asyncio
