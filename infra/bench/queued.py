@@ -1,5 +1,6 @@
 """Runs that stand in the order of the queue, put there by SQL and with no bell: a measurement rings itself."""
 
+import asyncio
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -30,3 +31,15 @@ async def queue_runs(
     async with database.transaction():
         await database.execute("set local session_replication_role = replica")
         return [row[0] for row in await (await database.execute(_FILL, values)).fetchall()]
+
+
+async def are_unfinished(database: psycopg.AsyncConnection[Any], ids: list[UUID]) -> bool:
+    """Whether any of these runs has not ended."""
+    query: LiteralString = "select 1 from pam.runs where id = any (%s) and ended_at is null limit 1"
+    return await (await database.execute(query, [ids])).fetchone() is not None
+
+
+async def until_ended(database: psycopg.AsyncConnection[Any], ids: list[UUID]) -> None:
+    """Wait until all of these runs have ended."""
+    while await are_unfinished(database, ids):
+        await asyncio.sleep(0.02)

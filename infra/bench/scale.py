@@ -19,7 +19,7 @@ from redis import Redis
 from rq import Queue, Worker
 
 from infra.bench.measure import Row
-from infra.bench.queued import queue_runs
+from infra.bench.queued import are_unfinished, queue_runs
 from infra.bench.runs import Bench
 from infra.bench.steady_model import PAUSE_SECONDS, steady_model
 from infra.local.facts import StackFacts
@@ -98,7 +98,7 @@ class Crew:
             while True:
                 await asyncio.sleep(0.02)
                 peak = max(peak, sum(worker.memory_info().rss for worker in self._workers))
-                if rings.done() and not await self._unfinished(ids):
+                if rings.done() and not await are_unfinished(self.database, ids):
                     break
         await rings
         cpu = sum(sum(worker.cpu_times()[:2]) for worker in self._workers) - before
@@ -122,15 +122,6 @@ class Crew:
         for job in last:
             job.refresh()  # type: ignore[no-untyped-call]
         return max(job.ended_at.timestamp() for job in last if job.ended_at) - began
-
-    async def until_ended(self, ids: list[UUID]) -> None:
-        """Wait until all of these runs have ended."""
-        while await self._unfinished(ids):
-            await asyncio.sleep(0.02)
-
-    async def _unfinished(self, ids: list[UUID]) -> bool:
-        query: LiteralString = "select 1 from pam.runs where id = any (%s) and ended_at is null limit 1"
-        return await (await self.database.execute(query, [ids])).fetchone() is not None
 
 
 async def _process(*command: str, env: dict[str, str], log: Any) -> asyncio.subprocess.Process:

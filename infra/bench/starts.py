@@ -10,7 +10,7 @@ from rq import Queue
 from rq.job import Job, JobStatus
 
 from infra.bench.measure import Row, compared
-from infra.bench.queued import queue_runs
+from infra.bench.queued import queue_runs, until_ended
 from infra.bench.runs import Bench
 from infra.bench.scale import POOL, Crew
 from workers.kernel.runqueue import RunQueue
@@ -71,7 +71,7 @@ async def _beside(
             await bell.ring(run_id, 1)
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 started_at = await first
-                await crew.until_ended([run_id])
+                await until_ended(crew.database, [run_id])
             return started_at - began
 
         async def job_starts() -> float:

@@ -9,7 +9,7 @@ from uuid import UUID
 import psycopg
 
 from infra.bench.measure import Row
-from infra.bench.queued import queue_runs
+from infra.bench.queued import queue_runs, until_ended
 from infra.bench.runs import Bench
 from infra.bench.steady_model import steady_model
 from infra.chaos.workers import WorkerProcess
@@ -61,7 +61,10 @@ async def takeover(bench: Bench, pace: Pace = Pace()) -> Row:
                 claimed = await (await database.execute(_CLAIMED, [runs])).fetchall()
                 waits += [row[0] - killed_at for row in claimed]
                 bench.tell(f"kill {count + 1} of {pace.kills}: {waits[-1]:.1f} s")
-                await _cancelled(database, runs)
+                cancel: LiteralString = "update pam.runs set cancel_requested_at = now() where id = any (%s)"
+                await database.execute(cancel, [runs])
+                async with asyncio.timeout(_PATIENCE_SECONDS):
+                    await until_ended(database, runs)
         finally:
             await holder.kill()
     waits.sort()
@@ -93,13 +96,4 @@ async def _held(
             await queue.ring(run, 1)
     async with asyncio.timeout(_PATIENCE_SECONDS):
         while await (await database.execute(_HELD, [runs, f"%:{worker.pid}"])).fetchone() != (len(runs),):
-            await asyncio.sleep(0.05)
-
-
-async def _cancelled(database: psycopg.AsyncConnection[Any], runs: list[UUID]) -> None:
-    """Cancel them, and wait until they have ended."""
-    await database.execute("update pam.runs set cancel_requested_at = now() where id = any (%s)", [runs])
-    query: LiteralString = "select 1 from pam.runs where id = any (%s) and ended_at is null limit 1"
-    async with asyncio.timeout(_PATIENCE_SECONDS):
-        while await (await database.execute(query, [runs])).fetchone():
             await asyncio.sleep(0.05)

@@ -170,10 +170,10 @@ def watch(run: Annotated[str, typer.Argument(help="The run's id.")], as_json: Js
 @app.command()
 def cancel(run: Annotated[str, typer.Argument(help="The run's id.")], as_json: Json = False) -> None:
     """Stop a run."""
-    from infra.cli.ask import run_cancel
+    from infra.cli.ask import run_told
     from infra.cli.setting import environment
 
-    answer(as_json, execute(run_cancel(environment(), run, console=consoles(as_json))))
+    answer(as_json, execute(run_told(environment(), run, "cancel_run", console=consoles(as_json))))
 
 
 @app.command()

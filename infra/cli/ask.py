@@ -76,17 +76,8 @@ async def run_watch(env: dict[str, str], run: str, *, console: Console) -> dict[
         return await follow(person, run, console)
 
 
-async def run_cancel(env: dict[str, str], run: str, *, console: Console) -> dict[str, Any]:
-    """Stop a run."""
-    async with place(env, progress=_dimly(console)) as where:
-        person = await where.person()
-        answer = await person.call("cancel_run", run_id=run_id_of(run))
-        console.print(str(answer["message"]))
-        return answer
-
-
-async def run_pause(env: dict[str, str], run: str, verb: str, *, console: Console) -> dict[str, Any]:
-    """Let a run rest (`pause_run`) or go on (`resume_run`)."""
+async def run_told(env: dict[str, str], run: str, verb: str, *, console: Console) -> dict[str, Any]:
+    """Tell a run to stop, to rest or to go on: `cancel_run`, `pause_run`, `resume_run`."""
     async with place(env, progress=_dimly(console)) as where:
         person = await where.person()
         answer = await person.call(verb, run_id=run_id_of(run))

@@ -46,16 +46,16 @@ def retry(
 @on_call_app.command()
 def pause(run: Annotated[str, typer.Argument(help="A run that is not finished.")], as_json: Json = False) -> None:
     """Let a run rest, with its jobs, until `resume`; it loses nothing."""
-    from infra.cli.ask import run_pause
+    from infra.cli.ask import run_told
     from infra.cli.setting import environment
 
-    answer(as_json, execute(run_pause(environment(), run, "pause_run", console=consoles(as_json))))
+    answer(as_json, execute(run_told(environment(), run, "pause_run", console=consoles(as_json))))
 
 
 @on_call_app.command()
 def resume(run: Annotated[str, typer.Argument(help="A paused run.")], as_json: Json = False) -> None:
     """Let a paused run go on, with its jobs."""
-    from infra.cli.ask import run_pause
+    from infra.cli.ask import run_told
     from infra.cli.setting import environment
 
-    answer(as_json, execute(run_pause(environment(), run, "resume_run", console=consoles(as_json))))
+    answer(as_json, execute(run_told(environment(), run, "resume_run", console=consoles(as_json))))

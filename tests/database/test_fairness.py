@@ -80,11 +80,7 @@ async def test_a_claim_waits_for_the_one_before_it_to_know_whether_there_is_a_pl
     ):
         await first.execute(claim, [runs[0]])
         later = asyncio.create_task(second.execute(claim, [runs[1]]))
-        async with asyncio.timeout(10):
-            while not later.done() and not await database.admin(
-                "select 1 where %s = any (pg_blocking_pids(%s))", first.info.backend_pid, second.info.backend_pid
-            ):
-                await asyncio.sleep(0.01)
+        await database.until_blocked(later, by=first.info.backend_pid)
         await first.commit()
         (answer,) = await (await later).fetchone() or ({},)
     assert answer["refused"]["code"] == "full"

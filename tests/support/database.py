@@ -94,6 +94,14 @@ class Database:
             ).fetchone()
         return row["answer"] if row else None
 
+    async def until_blocked(self, task: "asyncio.Task[Any]", by: int) -> None:
+        """Wait until somebody waits for the connection with this number, or the task is done without having waited."""
+        async with asyncio.timeout(10):
+            while not task.done() and not await self.admin(
+                "select 1 from pg_stat_activity where %s = any (pg_blocking_pids(pid))", by
+            ):
+                await asyncio.sleep(0.01)
+
     async def new_person(self) -> UUID:
         """Somebody with an account."""
         user_id = uuid4()

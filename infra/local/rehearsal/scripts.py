@@ -1,4 +1,4 @@
-r"""A rehearsal script: which user message it answers, and per turn what it must meet and what it says.
+"""A rehearsal script: which user message it answers, and per turn what it must meet and what it says.
 
     name: slow-list                        # letters, digits, dots and dashes
     when: "slow for members"               # regex (any case) searched in the newest user message
@@ -6,7 +6,7 @@ r"""A rehearsal script: which user message it answers, and per turn what it must
       - expect: {role: user, contains: ["slow"], tools: [file_list]}       # tools that must be on offer
         say: "I will look first."
         call: [{file_list: {pattern: "**/*"}}]                             # several = parallel calls
-      - expect: {role: tool, result_of: file_list, contains: ["app/"], capture: {path: "(app/\\S+\\.py)"}}
+      - expect: {role: tool, result_of: file_list, contains: ["app/"], capture: {path: "(app/[a-z/]+[.]py)"}}
         say: "Reading {path}."             # {path}: as captured from the messages really sent; other
         call: [{file_read: {path: "{path}"}}]                              # braces stay as they are
       - expect: {role: tool}
