@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -19,6 +20,7 @@ from functions.deps import furnish
 from functions.envelope import BodyLimit, Envelope
 from functions.settings import ApiSettings
 from workers.kernel import telemetry
+from workers.kernel.errors import SettingMissing
 
 MAX_BYTES = 256 * 1024
 DESCRIPTION = """Start agents, follow, answer and stop them, as the person whose Supabase session you send.
@@ -125,14 +127,25 @@ def __getattr__(name: str) -> Mangum:
 
 
 def main() -> None:
-    """Serve on PAM_HTTP_HOST:PAM_HTTP_PORT (127.0.0.1:8787) until SIGTERM, holding event streams open."""
+    """Serve on PAM_HTTP_HOST:PAM_HTTP_PORT (127.0.0.1:8787) until SIGTERM, holding event streams open.
+
+    Exit status 2: a setting is missing or wrong; 3, which is uvicorn's: the port is taken.
+    """
     import uvicorn
 
     telemetry.configure("api")
+    port = os.environ.get("PAM_HTTP_PORT", "").strip() or "8787"
+    try:
+        if not port.isdecimal() or not 0 < int(port) < 65536:
+            raise SettingMissing(f"PAM_HTTP_PORT must be a port, 1 to 65535, not {port!r}")
+        app = create_app(ApiSettings.read(os.environ, hold_events=True))
+    except SettingMissing as error:
+        print(f"pam api: {error}", file=sys.stderr)
+        sys.exit(2)
     uvicorn.run(
-        create_app(ApiSettings.read(os.environ, hold_events=True)),
+        app,
         host=os.environ.get("PAM_HTTP_HOST", "127.0.0.1"),
-        port=int(os.environ.get("PAM_HTTP_PORT", "8787")),
+        port=int(port),
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=5,
